@@ -1,0 +1,3 @@
+module github.com/pinward/pinward
+
+go 1.26.8
