@@ -1,0 +1,419 @@
+package table
+
+// Every key string is spelt here and nowhere else. "/" separates components;
+// components that come from outside are escaped, so they cannot reach into
+// another's place. Keys are valid UTF-8 without NUL and sort by their bytes.
+//
+//	entity          | partition                    | sort               | index entry: partition, sort                  | access pattern
+//	tenant          | t/<tenant>                   | core/tenant        | list: tenants/<shard>, <tenant>               | load a tenant; list tenants
+//	policy          | t/<tenant>                   | core/policy        |                                               | loaded with the tenant
+//	keysets, sealed | t/<tenant>                   | core/keysets       |                                               | loaded with the tenant
+//	policy version  | t/<tenant>                   | policy/<version>   |                                               | which policies there were
+//	API key         | t/<tenant>                   | key/<id>           |                                               | authenticate; list keys
+//	messaging       | t/<tenant>                   | messaging/<id>     |                                               | get, list
+//	mail template   | t/<tenant>                   | template/<id>      |                                               | get, list
+//	user's token    | t/<tenant>/token/<id>        | token              |                                               | authenticate
+//	user            | t/<tenant>/user/<id>         | user               | list: t/<tenant>/users/<shard>, <name>/<id>   | get; list by name
+//	                |                              |                    | due: due/<shard>, <time>/<tenant>/<id>        | what the sweep has to do by now
+//	username        | t/<tenant>/username/<name>   | username           |                                               | user by name; names are unique
+//	external id     | t/<tenant>/external/<id>     | external           |                                               | user by external id; unique
+//	PIN lookup      | t/<tenant>/lookup/<tag>      | lookup             |                                               | user by PIN alone
+//	attempts        | t/<tenant>/attempts/<who>    | attempts           |                                               | guesses made lately
+//	user count      | t/<tenant>/count             | users/<shard>      |                                               | how many users
+//	idempotency     | t/<tenant>/idem/<hash>       | idem               |                                               | an answer given before
+//	audit record    | t/<tenant>/audit/<day>       | <ulid>             | history: t/<tenant>/history/<subject>, <ulid> | what happened that day; to that subject
+//
+// Things of the installation itself live under the tenant Platform.
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/table/internal/driver"
+)
+
+// TenantID names a tenant: 2 to 40 of a-z, 0-9 and -, starting with a letter.
+type TenantID string
+
+// Platform is the pseudo-tenant for what belongs to the installation. No
+// tenant can have this id.
+const Platform TenantID = "platform"
+
+// Index names a secondary index. An item appears in an index only if it has an
+// entry for it.
+type Index string
+
+// The indexes. Partition and sort key of each are strings and it projects all
+// attributes.
+const (
+	IndexDue     Index = "due"     // what the sweep has to do, by time
+	IndexList    Index = "list"    // things of a tenant in the order people read them
+	IndexHistory Index = "history" // audit records by subject
+)
+
+// Indexes lists them all.
+func Indexes() []Index { return []Index{IndexDue, IndexList, IndexHistory} }
+
+// Shards of partitions that grow with the number of tenants or users. They can
+// not be changed once there is data.
+const (
+	DueShards    = 16
+	ListShards   = 4
+	TenantShards = 4
+	CountShards  = 16
+)
+
+// Key names an item.
+type Key struct{ partition, sort string }
+
+// Partition returns the partition key.
+func (k Key) Partition() string { return k.partition }
+
+// Sort returns the sort key.
+func (k Key) Sort() string { return k.sort }
+
+// The longest parts of a key in bytes. DynamoDB's own limits are 2048 and 1024.
+const (
+	MaxPartition = 2000
+	MaxSort      = 1000
+)
+
+// Validate refuses a key that not every driver can store, as an InvalidError.
+func (k Key) Validate() error {
+	var vs problem.Violations
+	checkPart(&vs, "partition", k.partition, MaxPartition)
+	checkPart(&vs, "sort", k.sort, MaxSort)
+	return vs.Err()
+}
+
+func checkPart(vs *problem.Violations, field, s string, most int) {
+	switch {
+	case s == "":
+		vs.Add("empty", field, "is empty")
+	case len(s) > most:
+		vs.Add("tooLong", field, "is %d bytes, at most %d are stored", len(s), most)
+	case !utf8.ValidString(s) || strings.Contains(s, "\x00"):
+		vs.Add("notText", field, "is not valid UTF-8 without NUL")
+	}
+}
+
+// String names the item for errors and logs, without the parts that hold
+// people's names or are derived from secrets.
+func (k Key) String() string {
+	parts := strings.Split(k.partition, "/")
+	if len(parts) > 3 {
+		switch parts[2] {
+		case "username", "external", "lookup", "attempts", "idem":
+			return strings.Join(parts[:3], "/")
+		}
+	}
+	return k.partition + " " + k.sort
+}
+
+// IndexKey is an item's entry in an index. Within an index partition each sort
+// key belongs to one item only: constructors end it with an id.
+type IndexKey struct {
+	index Index
+	key   Key
+}
+
+// Index returns which index it is for.
+func (k IndexKey) Index() Index { return k.index }
+
+// Partition returns the index partition.
+func (k IndexKey) Partition() string { return k.key.partition }
+
+// Sort returns the place within the partition.
+func (k IndexKey) Sort() string { return k.key.sort }
+
+// StoredKey restores a key that a driver stored.
+func StoredKey(_ driver.Only, partition, sort string) Key { return Key{partition, sort} }
+
+// StoredIndexKey restores an index entry that a driver stored.
+func StoredIndexKey(_ driver.Only, index Index, partition, sort string) IndexKey {
+	return IndexKey{index, Key{partition, sort}}
+}
+
+// Range is what a Query reads: items of one partition, of the table itself or
+// of an index, whose sort keys are in [from, to).
+type Range struct {
+	index      Index // "" is the table itself
+	partition  string
+	from, to   string // to "" is no end
+	limit      int
+	descending bool
+}
+
+// MaxLimit is the most items a Query returns.
+const MaxLimit = 1000
+
+// Limit returns the range with at most n items, 1 to MaxLimit; without it a
+// Query returns MaxLimit.
+func (r Range) Limit(n int) Range { r.limit = min(max(n, 1), MaxLimit); return r }
+
+// Descending returns the range read backwards.
+func (r Range) Descending() Range { r.descending = true; return r }
+
+// Beyond returns the part of the range that comes after the given sort key in
+// reading order: the next page, if sort is that of the last item of this one.
+// An empty sort is the start.
+func (r Range) Beyond(sort string) Range {
+	switch {
+	case sort == "":
+	case r.descending:
+		if r.to == "" || sort < r.to {
+			r.to = sort
+		}
+	case sort >= r.from:
+		r.from = sort + "\x01" // the next sort key there can be, as none has a NUL
+	}
+	return r
+}
+
+// Place returns the item's sort key in this range, to go on from with Beyond.
+func (r Range) Place(i Item) string {
+	if r.index == "" {
+		return i.Key.sort
+	}
+	for _, k := range i.Indexes {
+		if k.index == r.index {
+			return k.key.sort
+		}
+	}
+	return ""
+}
+
+// Spec shows drivers what to read: sort keys from From up to To, which is left
+// out; To "" is no end.
+func (r Range) Spec() RangeSpec {
+	limit := r.limit
+	if limit == 0 {
+		limit = MaxLimit
+	}
+	return RangeSpec{r.index, r.partition, r.from, r.to, limit, r.descending}
+}
+
+// RangeSpec is a Range in the open.
+type RangeSpec struct {
+	Index      Index
+	Partition  string
+	From, To   string
+	Limit      int
+	Descending bool
+}
+
+// Empty tells that no sort key can be in the range.
+func (s RangeSpec) Empty() bool { return s.To != "" && s.From >= s.To }
+
+// Validate refuses a range that no driver can read, as an InvalidError.
+func (s RangeSpec) Validate() error {
+	var vs problem.Violations
+	checkPart(&vs, "partition", s.Partition, MaxPartition)
+	if s.From != "" {
+		checkPart(&vs, "from", s.From, MaxSort+1)
+	}
+	if s.To != "" {
+		checkPart(&vs, "to", s.To, MaxSort+1)
+	}
+	return vs.Err()
+}
+
+func prefix(partition, sort string) Range {
+	return Range{partition: partition, from: sort, to: after(sort)}
+}
+
+// after returns the least string above all that start with s, or "" if there
+// is none. It counts in runes, for a string cut within one is not valid UTF-8.
+func after(s string) string {
+	for s != "" {
+		r, size := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-size]
+		switch r {
+		case unicode.MaxRune:
+		case 0xD7FF: // surrogates follow
+			return s + "\uE000"
+		default:
+			return s + string(r+1)
+		}
+	}
+	return ""
+}
+
+var escaper = strings.NewReplacer("%", "%25", "/", "%2F", "\x00", "%00")
+
+// escape keeps a component from outside within its place. Different strings
+// stay different, those that are not valid UTF-8 included.
+func escape(s string) string {
+	if utf8.ValidString(s) {
+		return escaper.Replace(s)
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && size == 1 {
+			fmt.Fprintf(&b, "%%%02X", s[0])
+		} else {
+			b.WriteString(escaper.Replace(s[:size]))
+		}
+		s = s[size:]
+	}
+	return b.String()
+}
+
+func (t TenantID) partition(parts ...string) string {
+	var b strings.Builder
+	b.WriteString("t/")
+	b.WriteString(escape(string(t)))
+	for _, p := range parts {
+		b.WriteByte('/')
+		b.WriteString(escape(p))
+	}
+	return b.String()
+}
+
+// Shard spreads ids over n shards.
+func Shard(id string, n int) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id))
+	return int(h.Sum32() % uint32(n))
+}
+
+// timeSort is a time that sorts as text, in UTC to the second.
+func timeSort(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+
+// TenantKey is the tenant itself.
+func TenantKey(t TenantID) Key { return Key{t.partition(), "core/tenant"} }
+
+// PolicyKey is the tenant's PIN policy.
+func PolicyKey(t TenantID) Key { return Key{t.partition(), "core/policy"} }
+
+// KeysetsKey is the tenant's sealed keysets.
+func KeysetsKey(t TenantID) Key { return Key{t.partition(), "core/keysets"} }
+
+// TenantCore is what most calls need at once: tenant, policy, keysets.
+func TenantCore(t TenantID) Range { return prefix(t.partition(), "core/") }
+
+// TenantListed is a tenant's place in the list of tenants.
+func TenantListed(t TenantID) IndexKey {
+	return IndexKey{IndexList, Key{fmt.Sprintf("tenants/%d", Shard(string(t), TenantShards)), string(t)}}
+}
+
+// Tenants are the shards of the list of tenants.
+func Tenants() []Range {
+	rs := make([]Range, TenantShards)
+	for i := range rs {
+		rs[i] = Range{index: IndexList, partition: fmt.Sprintf("tenants/%d", i)}
+	}
+	return rs
+}
+
+// PolicyVersionKey is the PIN policy as it was at a version.
+func PolicyVersionKey(t TenantID, version int64) Key {
+	return Key{t.partition(), fmt.Sprintf("policy/%010d", version)}
+}
+
+// PolicyVersions are all versions of the PIN policy, oldest first.
+func PolicyVersions(t TenantID) Range { return prefix(t.partition(), "policy/") }
+
+// APIKeyKey is an API key by its id.
+func APIKeyKey(t TenantID, id string) Key { return Key{t.partition(), "key/" + escape(id)} }
+
+// APIKeys are the tenant's API keys.
+func APIKeys(t TenantID) Range { return prefix(t.partition(), "key/") }
+
+// TokenKey is a user's token by its id.
+func TokenKey(t TenantID, id string) Key { return Key{t.partition("token", id), "token"} }
+
+// MessagingKey is a messaging configuration.
+func MessagingKey(t TenantID, id string) Key { return Key{t.partition(), "messaging/" + escape(id)} }
+
+// Messagings are the tenant's messaging configurations.
+func Messagings(t TenantID) Range { return prefix(t.partition(), "messaging/") }
+
+// TemplateKey is a mail template.
+func TemplateKey(t TenantID, id string) Key { return Key{t.partition(), "template/" + escape(id)} }
+
+// Templates are the tenant's mail templates.
+func Templates(t TenantID) Range { return prefix(t.partition(), "template/") }
+
+// UserKey is a user, PIN state included.
+func UserKey(t TenantID, id string) Key { return Key{t.partition("user", id), "user"} }
+
+// UserListed is a user's place in the list by name. name is folded.
+func UserListed(t TenantID, name, id string) IndexKey {
+	return IndexKey{IndexList, Key{t.users(Shard(id, ListShards)), escape(name) + "/" + id}}
+}
+
+// Users are the shards of the list of users whose folded names start with
+// namePrefix.
+func Users(t TenantID, namePrefix string) []Range {
+	rs := make([]Range, ListShards)
+	for i := range rs {
+		rs[i] = prefix(t.users(i), escape(namePrefix))
+		rs[i].index = IndexList
+	}
+	return rs
+}
+
+func (t TenantID) users(shard int) string { return t.partition("users", fmt.Sprint(shard)) }
+
+// UserDue is when the sweep has to look at a user next.
+func UserDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{duePartition(Shard(id, DueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// DueBefore is what is due at the given time or before in a shard, oldest
+// first.
+func DueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: duePartition(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func duePartition(shard int) string { return fmt.Sprintf("due/%02d", shard) }
+
+// UsernameKey holds a username for its user. name is folded.
+func UsernameKey(t TenantID, name string) Key { return Key{t.partition("username", name), "username"} }
+
+// ExternalKey holds an external id for its user.
+func ExternalKey(t TenantID, id string) Key { return Key{t.partition("external", id), "external"} }
+
+// LookupKey holds a PIN for its user; tag is the PIN's lookup tag.
+func LookupKey(t TenantID, tag string) Key { return Key{t.partition("lookup", tag), "lookup"} }
+
+// AttemptsKey counts the guesses at or by somebody.
+func AttemptsKey(t TenantID, who string) Key { return Key{t.partition("attempts", who), "attempts"} }
+
+// CountKey is the part of the user count that a user's creation changes.
+func CountKey(t TenantID, userID string) Key {
+	return Key{t.partition("count"), fmt.Sprintf("users/%02d", Shard(userID, CountShards))}
+}
+
+// Counts are all parts of the user count.
+func Counts(t TenantID) Range { return prefix(t.partition("count"), "users/") }
+
+// IdempotencyKey is the answer that was given to a request.
+func IdempotencyKey(t TenantID, hash string) Key { return Key{t.partition("idem", hash), "idem"} }
+
+// AuditKey is an audit record. ulid carries the time.
+func AuditKey(t TenantID, at time.Time, ulid string) Key {
+	return Key{t.partition("audit", at.UTC().Format("20060102")), ulid}
+}
+
+// AuditSubject files an audit record under what it is about.
+func AuditSubject(t TenantID, subject, ulid string) IndexKey {
+	return IndexKey{IndexHistory, Key{t.partition("history", subject), ulid}}
+}
+
+// AuditDay are the audit records of one day in UTC, oldest first.
+func AuditDay(t TenantID, day time.Time) Range {
+	return Range{partition: t.partition("audit", day.UTC().Format("20060102"))}
+}
+
+// AuditOf are the audit records about a subject, oldest first.
+func AuditOf(t TenantID, subject string) Range {
+	return Range{index: IndexHistory, partition: t.partition("history", subject)}
+}
