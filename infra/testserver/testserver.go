@@ -1,6 +1,8 @@
-// Package testserver starts the servers that tests run against and that
-// Pinward did not write: a DynamoDB, an SES. They are npm packages named in
-// npm/package.json; `make deps` installs them.
+// Package testserver starts the servers that tests run against. DynamoDB and
+// SES are npm packages that Pinward did not write, named in npm/package.json;
+// `make deps` installs them. What cannot be installed (the Lambda runtime, KMS,
+// DynamoDB's transactions) is written here, as small as its documentation lets
+// it be.
 package testserver
 
 import (

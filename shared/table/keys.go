@@ -13,7 +13,7 @@ package table
 //	messaging       | t/<tenant>                   | messaging/<id>     |                                               | get, list
 //	mail template   | t/<tenant>                   | template/<id>      |                                               | get, list
 //	user's token    | t/<tenant>/token/<id>        | token              |                                               | authenticate
-//	user            | t/<tenant>/user/<id>         | user               | list: t/<tenant>/users/<shard>, <name>/<id>   | get; list by name
+//	user            | t/<tenant>/user/<id>         | user               | list: t/<tenant>/users/<shard>, <name>^A<id>   | get; list by name
 //	                |                              |                    | due: due/<shard>, <time>/<tenant>/<id>        | what the sweep has to do by now
 //	username        | t/<tenant>/username/<name>   | username           |                                               | user by name; names are unique
 //	external id     | t/<tenant>/external/<id>     | external           |                                               | user by external id; unique
@@ -244,7 +244,11 @@ func after(s string) string {
 	return ""
 }
 
-var escaper = strings.NewReplacer("%", "%25", "/", "%2F", "\x00", "%00")
+// separator stands between a name and an id where items are listed by name: it
+// sorts before all that a name can hold, so that "ann" comes before "ann-lee".
+const separator = "\x01"
+
+var escaper = strings.NewReplacer("%", "%25", "/", "%2F", "\x00", "%00", separator, "%01")
 
 // escape keeps a component from outside within its place. Different strings
 // stay different, those that are not valid UTF-8 included.
@@ -346,7 +350,7 @@ func UserKey(t TenantID, id string) Key { return Key{t.partition("user", id), "u
 
 // UserListed is a user's place in the list by name. name is folded.
 func UserListed(t TenantID, name, id string) IndexKey {
-	return IndexKey{IndexList, Key{t.users(Shard(id, ListShards)), escape(name) + "/" + id}}
+	return IndexKey{IndexList, Key{t.users(Shard(id, ListShards)), escape(name) + separator + id}}
 }
 
 // Users are the shards of the list of users whose folded names start with
