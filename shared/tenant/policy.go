@@ -1,0 +1,127 @@
+package tenant
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/pin"
+	"github.com/pinward/pinward/shared/table"
+)
+
+// Policy is a tenant's PIN policy at a version. Every PIN remembers the version
+// that accepted it; a change of policy leaves the PINs there are.
+type Policy struct {
+	pin.Policy
+	Version int64
+}
+
+// PolicyVersion is a policy as it was, and since when.
+type PolicyVersion struct {
+	Policy
+	Since time.Time
+}
+
+// policyRecord is the policy in force as stored.
+type policyRecord struct {
+	tenant table.TenantID
+	Policy
+}
+
+// policyVersionRecord is one version of the policy as stored.
+type policyVersionRecord struct {
+	tenant table.TenantID
+	Policy
+	since time.Time
+}
+
+type storedPolicy struct {
+	MinLength             int           `json:"minLength"`
+	MaxLength             int           `json:"maxLength"`
+	Alphabet              pin.Alphabet  `json:"alphabet"`
+	RequireClasses        []pin.Class   `json:"requireClasses,omitempty"`
+	DisallowSequential    bool          `json:"disallowSequential,omitempty"`
+	MaxRun                int           `json:"maxRun,omitempty"`
+	DisallowConstantDelta bool          `json:"disallowConstantDelta,omitempty"`
+	Blocklist             pin.Blocklist `json:"blocklist"`
+	BlocklistEntries      []string      `json:"blocklistEntries,omitempty"`
+	DisallowContext       bool          `json:"disallowContext,omitempty"`
+	History               int           `json:"history,omitempty"`
+	MinLengthByUsers      bool          `json:"minLengthByUsers,omitempty"`
+	ExpirationHours       int           `json:"expirationHours,omitempty"`
+	NotifyHoursBefore     int           `json:"notifyHoursBefore,omitempty"`
+	MaxAttempts           int           `json:"maxAttempts"`
+	LockMinutes           int           `json:"lockMinutes"`
+	Since                 time.Time     `json:"since,omitzero"` // of a past version
+}
+
+func storePolicy(p pin.Policy, since time.Time) storedPolicy {
+	return storedPolicy{p.MinLength, p.MaxLength, p.Alphabet, p.RequireClasses, p.DisallowSequential, p.MaxRun, p.DisallowConstantDelta,
+		p.Blocklist, p.BlocklistEntries, p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore,
+		p.MaxAttempts, p.LockMinutes, since}
+}
+
+func (s storedPolicy) policy() pin.Policy {
+	return pin.Policy{MinLength: s.MinLength, MaxLength: s.MaxLength, Alphabet: s.Alphabet, RequireClasses: s.RequireClasses,
+		DisallowSequential: s.DisallowSequential, MaxRun: s.MaxRun, DisallowConstantDelta: s.DisallowConstantDelta,
+		Blocklist: s.Blocklist, BlocklistEntries: s.BlocklistEntries, DisallowContext: s.DisallowContext, History: s.History,
+		MinLengthByUsers: s.MinLengthByUsers, ExpirationHours: s.ExpirationHours, NotifyHoursBefore: s.NotifyHoursBefore,
+		MaxAttempts: s.MaxAttempts, LockMinutes: s.LockMinutes}
+}
+
+// Item implements table.Record.
+func (r policyRecord) Item() (table.Item, error) {
+	data, err := json.Marshal(storePolicy(r.Policy.Policy, time.Time{}))
+	return table.Item{Key: table.PolicyKey(r.tenant), Data: data}, err
+}
+
+// Item implements table.Record.
+func (r policyVersionRecord) Item() (table.Item, error) {
+	data, err := json.Marshal(storePolicy(r.Policy.Policy, r.since))
+	return table.Item{Key: table.PolicyVersionKey(r.tenant, r.Version), Data: data}, err
+}
+
+func decodePolicy(item table.Item) (Policy, error) {
+	var s storedPolicy
+	if err := item.Decode(&s); err != nil {
+		return Policy{}, err
+	}
+	return Policy{s.policy(), item.Version}, nil
+}
+
+// ChangePolicy replaces a tenant's PIN policy if it still has the version that
+// core was read at.
+func (ts *Tenants) ChangePolicy(ctx context.Context, by audit.Actor, core Core, p pin.Policy) (Policy, error) {
+	id, was := core.Tenant.ID, core.Policy.Version
+	policy := Policy{p, was + 1}
+	err := ts.Table.Write(ctx,
+		table.Put(&policyRecord{id, policy}, table.IfVersion(was)),
+		table.Put(&policyVersionRecord{id, policy, ts.Now().UTC().Truncate(time.Second)}, table.Absent()),
+		ts.Audit.Op(ctx, id, audit.Record{Actor: by, Action: "policy.changed", Subject: "policy", Outcome: audit.Done,
+			Details: map[string]string{"version": fmt.Sprint(policy.Version)}}))
+	if err != nil {
+		return Policy{}, fmt.Errorf("change PIN policy: %w", err)
+	}
+	return policy, nil
+}
+
+// PolicyVersions returns every policy the tenant had, oldest first, at most
+// table.MaxLimit.
+func (ts *Tenants) PolicyVersions(ctx context.Context, id table.TenantID) ([]PolicyVersion, error) {
+	page, err := ts.Table.Query(ctx, table.PolicyVersions(id))
+	if err != nil {
+		return nil, fmt.Errorf("list policy versions: %w", err)
+	}
+	versions := make([]PolicyVersion, len(page.Items))
+	for i, item := range page.Items {
+		var s storedPolicy
+		if err := item.Decode(&s); err != nil {
+			return nil, err
+		}
+		// Versions of the policy are numbered from 1 without gaps.
+		versions[i] = PolicyVersion{Policy{s.policy(), int64(i) + 1}, s.Since}
+	}
+	return versions, nil
+}

@@ -1,0 +1,106 @@
+package tenant
+
+// Role is what an API key or token may be used for.
+type Role string
+
+// The roles. RoleSelf is a person acting for themselves with a token; it
+// reaches its own user only.
+const (
+	RolePlatform Role = "platform"
+	RoleAdmin    Role = "admin"
+	RoleOperator Role = "operator"
+	RoleHelpdesk Role = "helpdesk"
+	RoleKiosk    Role = "kiosk"
+	RoleEvents   Role = "events"
+	RoleSelf     Role = "self"
+)
+
+// KeyRoles are the roles that a tenant's API keys can have.
+func KeyRoles() []Role {
+	return []Role{RoleAdmin, RoleOperator, RoleHelpdesk, RoleKiosk, RoleEvents}
+}
+
+// Action is one thing that a caller may or may not do.
+type Action string
+
+// The actions. Every operation of the API names one.
+const (
+	ManageTenants  Action = "tenants.manage"
+	ReadCaller     Action = "caller.read"
+	ReadSettings   Action = "settings.read"
+	WriteSettings  Action = "settings.write"
+	ReadPolicy     Action = "policy.read"
+	WritePolicy    Action = "policy.write"
+	ManageKeys     Action = "keys.manage"
+	MintTokens     Action = "tokens.mint"
+	ListUsers      Action = "users.list"
+	ReadUser       Action = "users.read"
+	CreateUser     Action = "users.create"
+	UpdateUser     Action = "users.update"
+	DeleteUser     Action = "users.delete"
+	ReadPIN        Action = "pin.read"
+	SetPIN         Action = "pin.set"
+	GeneratePIN    Action = "pin.generate"
+	DeletePIN      Action = "pin.delete"
+	UnlockPIN      Action = "pin.unlock"
+	VerifyPIN      Action = "pin.verify"
+	IdentifyPIN    Action = "pin.identify"
+	ReadMessaging  Action = "messaging.read"
+	WriteMessaging Action = "messaging.write"
+	ReadAudit      Action = "audit.read"
+)
+
+// Grant is how far a role may go with an action.
+type Grant byte
+
+// The grants.
+const (
+	No  Grant = iota
+	Own       // on the caller's own user only
+	Yes
+)
+
+// May decides what a role may do; nothing else does.
+func May(r Role, a Action) Grant {
+	switch r {
+	case RolePlatform:
+		switch a {
+		case ManageTenants, ReadCaller:
+			return Yes
+		}
+	case RoleAdmin:
+		if a != ManageTenants {
+			return Yes
+		}
+	case RoleOperator:
+		switch a {
+		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser,
+			ReadPIN, SetPIN, GeneratePIN, DeletePIN, UnlockPIN:
+			return Yes
+		}
+	case RoleHelpdesk:
+		// Never a PIN: a help desk must be able to help without learning one.
+		switch a {
+		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, UnlockPIN:
+			return Yes
+		}
+	case RoleKiosk:
+		switch a {
+		case ReadCaller, VerifyPIN, IdentifyPIN:
+			return Yes
+		}
+	case RoleEvents:
+		switch a {
+		case ReadCaller:
+			return Yes
+		}
+	case RoleSelf:
+		switch a {
+		case ReadCaller, ReadPolicy:
+			return Yes
+		case ReadUser, UpdateUser, ReadPIN, SetPIN, GeneratePIN:
+			return Own
+		}
+	}
+	return No
+}
