@@ -1,0 +1,165 @@
+package user
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/table"
+	"github.com/pinward/pinward/shared/tenant"
+)
+
+// Due is a user whose PIN wants attention: its expiry is to be announced, or it
+// has expired.
+type Due struct {
+	Tenant table.TenantID
+	User   User
+	Err    error // the item cannot be read; nothing else is set
+}
+
+// PINsDueBefore returns up to limit users of a shard of the due index whose
+// time has come, oldest first, beyond the given place ("" is the start), and
+// the place to go on from, "" if there are no more. They are read from an
+// index, which may lag; what is done about them is conditional.
+func (us *Users) PINsDueBefore(ctx context.Context, shard int, now time.Time, beyond string, limit int) (due []Due, next string, err error) {
+	r := table.DueBefore(shard, now)
+	page, err := us.Table.Query(ctx, r.Beyond(beyond).Limit(limit))
+	if err != nil {
+		return nil, "", fmt.Errorf("read what is due: %w", err)
+	}
+	for _, item := range page.Items {
+		t, u, err := decodeDue(item)
+		if err != nil {
+			due = append(due, Due{Err: err})
+			continue
+		}
+		if at, ok := u.dueAt(); ok && !now.Before(at) {
+			due = append(due, Due{Tenant: t, User: u})
+		}
+	}
+	if page.More {
+		next = r.Place(page.Items[len(page.Items)-1])
+	}
+	return due, next, nil
+}
+
+// Expired tells whether the PIN has expired, rather than being about to.
+func (d Due) Expired(now time.Time) bool { return d.User.PIN.State(now) == Expired }
+
+// ExpirePIN deletes a PIN that has expired. It returns false if it is not so
+// any more: somebody renewed or deleted it meanwhile.
+func (us *Users) ExpirePIN(ctx context.Context, core tenant.Core, by audit.Actor, u User) (bool, error) {
+	if u.PIN.State(us.Now()) != Expired {
+		return false, nil
+	}
+	t := core.Tenant.ID
+	var w write
+	if u.PIN.lookup != "" {
+		w.add(table.Delete(table.LookupKey(t, u.PIN.lookup), table.Whatever()))
+	}
+	u.PIN = gone(core, u.PIN, us.Now(), "expired")
+	return us.writeDue(ctx, t, by, u, "pin.expired", nil, w)
+}
+
+// ClaimNotice takes it on to announce a PIN's expiry: until the lease ends
+// nobody else does. It returns the claimed user, and false if somebody else
+// was first or it is not due any more.
+//
+// A claim whose lease ended without a result may have sent the mail, so the
+// notice counts as possibly repeated from then on.
+func (us *Users) ClaimNotice(ctx context.Context, t table.TenantID, u User, lease time.Duration) (User, bool, error) {
+	now := us.Now()
+	n := &u.PIN.Notice
+	open := n.State == NoticePlanned || n.State == NoticeClaimed
+	if u.PIN.State(now) != IsSet || !open || now.Before(n.At) {
+		return User{}, false, nil
+	}
+	if n.State == NoticeClaimed {
+		n.Repeated = true
+	}
+	n.State, n.Reason = NoticeClaimed, ""
+	n.At = now.Add(lease).UTC().Truncate(time.Second)
+	n.Attempts++
+	err := us.Table.Write(ctx, table.Put(userRecord{t, u}, table.IfVersion(u.Version)))
+	if errors.Is(err, problem.ErrConflict) {
+		return User{}, false, nil
+	} else if err != nil {
+		return User{}, false, fmt.Errorf("claim notice: %w", err)
+	}
+	u.Version++
+	return u, true, nil
+}
+
+// MessageID names the mail that announces this PIN's expiry: however often it
+// is sent, it is the same mail to those who receive it.
+func (u User) MessageID() string {
+	return fmt.Sprintf("pin-expiry.%s.%d", u.ID, u.PIN.SetAt.Unix())
+}
+
+// Delivery is what came of a claimed notice.
+type Delivery struct {
+	State  NoticeState // sent, failed or skipped for good; planned to try again
+	At     time.Time   // when to try again
+	Reason string      // coded
+	// Unknown: the mail system may have accepted the mail, its answer was lost.
+	Unknown bool
+}
+
+// MarkNotice records what came of a claimed notice. If the PIN was renewed
+// meanwhile there is nothing to mark, and it returns false.
+func (us *Users) MarkNotice(ctx context.Context, t table.TenantID, by audit.Actor, claimed User, d Delivery) (bool, error) {
+	u := claimed
+	for range tries {
+		n := &u.PIN.Notice
+		if n.State != NoticeClaimed || !n.At.Equal(claimed.PIN.Notice.At) || !u.PIN.SetAt.Equal(claimed.PIN.SetAt) {
+			return false, nil
+		}
+		if u.Profile.Mail != claimed.Profile.Mail && (d.State == NoticeFailed || d.State == NoticeSkipped) {
+			// It failed at an address that is not theirs any more.
+			d.State, d.At = NoticePlanned, us.Now().UTC().Truncate(time.Second)
+		}
+		n.State, n.Reason = d.State, d.Reason
+		n.Repeated = n.Repeated || d.Unknown
+		n.At = d.At
+		if d.State != NoticePlanned {
+			n.At = us.Now().UTC().Truncate(time.Second)
+		}
+		details := map[string]string{"state": string(d.State), "attempt": strconv.Itoa(n.Attempts), "messageId": u.MessageID()}
+		if n.Repeated {
+			details["possiblyRepeated"] = "true"
+		}
+		done, err := us.writeDue(ctx, t, by, u, "pin.notice", details, write{})
+		if done || err != nil {
+			return done, err
+		}
+		if u, err = us.Get(ctx, t, claimed.ID); errors.Is(err, problem.ErrNotFound) {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+	}
+	return false, errBusy
+}
+
+// writeDue writes the user with an audit record, and returns false if somebody
+// else changed the user meanwhile.
+func (us *Users) writeDue(ctx context.Context, t table.TenantID, by audit.Actor, u User, action string, details map[string]string, w write) (bool, error) {
+	u.UpdatedAt = us.Now().UTC().Truncate(time.Second)
+	record := audit.Record{Actor: by, Action: action, Subject: Subject(u.ID), Outcome: audit.Done, Details: details}
+	if n := u.PIN.Notice; action == "pin.notice" {
+		record.Reason = n.Reason
+		if n.State != NoticeSent {
+			record.Outcome = audit.Failed
+		}
+	}
+	w.add(table.Put(userRecord{t, u}, table.IfVersion(u.Version)), us.Audit.Op(ctx, t, record))
+	again, err := w.do(ctx, us.Table)
+	if err != nil && !again {
+		return false, fmt.Errorf("%s: %w", action, err)
+	}
+	return !again, nil
+}

@@ -1,0 +1,222 @@
+package user
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/pin"
+	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/secret"
+	"github.com/pinward/pinward/shared/table"
+	"github.com/pinward/pinward/shared/tenant"
+)
+
+// accept puts a new PIN into u, or reports everything that the policy has
+// against it. Every path on which a PIN is made or changed comes through here.
+// What has to be written besides the user is added to w.
+func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u *User, newPIN secret.Text, w *write) error {
+	about, err := us.about(ctx, core, u.Profile)
+	if err != nil {
+		return err
+	}
+	policy := core.Policy.Policy
+	vs := policy.Check(newPIN, about)
+	if used(core, *u, newPIN) {
+		vs.Add("reused", "pin", "is one of your last %d PINs; choose one that you did not have lately", policy.History)
+	}
+	if err := vs.Err(); err != nil {
+		return err
+	}
+
+	verifier, err := core.Keys.Verifier(u.ID, newPIN)
+	if err != nil {
+		return err
+	}
+	lookup := ""
+	if core.Tenant.Settings.PINOnlyLogin {
+		if lookup, err = core.Keys.Lookup(newPIN); err != nil {
+			return err
+		}
+	}
+	if was := u.PIN.lookup; was != lookup {
+		if was != "" {
+			w.add(table.Delete(table.LookupKey(core.Tenant.ID, was), table.Whatever()))
+		}
+		if lookup != "" {
+			w.claim(table.Put(holder{table.LookupKey(core.Tenant.ID, lookup), u.ID}, table.Absent()), errTaken)
+		}
+	}
+	w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
+
+	now := us.Now().UTC().Truncate(time.Second)
+	u.PIN = PIN{SetAt: now, By: by, PolicyVersion: core.Policy.Version,
+		verifier: verifier, lookup: lookup, history: remembered(core, u.PIN)}
+	if policy.ExpirationHours > 0 {
+		u.PIN.ExpiresAt = now.Add(time.Duration(policy.ExpirationHours) * time.Hour)
+		if policy.NotifyHoursBefore > 0 {
+			u.PIN.NotifyAt = u.PIN.ExpiresAt.Add(-time.Duration(policy.NotifyHoursBefore) * time.Hour)
+			u.PIN.Notice = Notice{State: NoticePlanned, At: u.PIN.NotifyAt}
+		}
+	}
+	return nil
+}
+
+// about returns what of the user the policy checks a PIN against.
+func (us *Users) about(ctx context.Context, core tenant.Core, p Profile) (about pin.Context, err error) {
+	about = pin.Context{Username: p.Username, Mail: p.Mail, Phone: p.Phone, StaffNumber: p.StaffNumber}
+	if core.Policy.MinLengthByUsers {
+		about.Users, err = us.Count(ctx, core.Tenant.ID)
+	}
+	return about, err
+}
+
+// used tells whether the PIN is among the user's last ones, the present one
+// included.
+func used(core tenant.Core, u User, newPIN secret.Text) bool {
+	last := u.PIN.history
+	if u.PIN.verifier != "" {
+		last = append([]string{u.PIN.verifier}, last...)
+	}
+	last = last[:min(len(last), core.Policy.History)]
+	return slices.ContainsFunc(last, func(v string) bool { return core.Keys.Matches(v, u.ID, newPIN) })
+}
+
+// remembered is the history after the PIN is replaced or gone.
+func remembered(core tenant.Core, p PIN) []string {
+	last := p.history
+	if p.verifier != "" {
+		last = append([]string{p.verifier}, last...)
+	}
+	return last[:min(len(last), core.Policy.History)]
+}
+
+// gone returns the PIN state after the PIN is deleted.
+func gone(core tenant.Core, p PIN, now time.Time, why string) PIN {
+	return PIN{SetAt: p.SetAt, By: p.By, PolicyVersion: p.PolicyVersion, ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, Notice: p.Notice,
+		DeletedAt: now.UTC().Truncate(time.Second), Deleted: why, history: remembered(core, p)}
+}
+
+func pinDetails(core tenant.Core) map[string]string {
+	return map[string]string{"policyVersion": fmt.Sprint(core.Policy.Version)}
+}
+
+// SetPIN gives the user the PIN. A PIN that the policy refuses is an
+// InvalidError with every reason.
+func (us *Users) SetPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, newPIN secret.Text) (u User, err error) {
+	err = us.choose(ctx, core, by, id, func() error {
+		u, err = us.changePIN(ctx, core, by, id, "pin.set", func(u *User, w *write) error {
+			return us.accept(ctx, core, by, u, newPIN, w)
+		})
+		return err
+	})
+	return u, err
+}
+
+// choose runs a person's own choice of a PIN. Where PINs identify, to be
+// refused a taken one is to learn somebody's PIN, so a person may be told so
+// only as often as they may guess.
+func (us *Users) choose(ctx context.Context, core tenant.Core, by audit.Actor, id string, do func() error) error {
+	if !core.Tenant.Settings.PINOnlyLogin || by.Kind != audit.Self {
+		return do()
+	}
+	who := "choice/" + id
+	a, allowed, err := us.reserve(ctx, core, who)
+	if err != nil {
+		return err
+	}
+	if !allowed {
+		return &problem.LimitError{Code: "locked", Reason: "too many PINs were tried that cannot be used here", Until: a.LockedUntil}
+	}
+	err = do()
+	record := audit.Record{Actor: by, Action: "pin.choose", Subject: Subject(id), Outcome: audit.Refused, Reason: "taken"}
+	if errors.Is(err, errTaken) {
+		return errors.Join(us.Table.Write(ctx, us.Audit.Op(ctx, core.Tenant.ID, record)), err)
+	}
+	return errors.Join(us.takeBack(ctx, core, who, a), err)
+}
+
+// generateTries bounds how many generated PINs are tried when those tried are
+// taken, or were the user's own lately.
+const generateTries = 50
+
+// GeneratePIN gives the user a new random PIN and returns it, for the one
+// answer that shows it. Length and alphabet are the policy's own if zero.
+func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, opts pin.GenerateOptions) (User, secret.Text, error) {
+	for range generateTries {
+		var made secret.Text
+		u, err := us.changePIN(ctx, core, by, id, "pin.generated", func(u *User, w *write) error {
+			about, err := us.about(ctx, core, u.Profile)
+			if err != nil {
+				return err
+			}
+			opts.Context = about
+			for range generateTries {
+				made, err = core.Policy.Generate(us.Rand, opts)
+				if err != nil || !used(core, *u, made) {
+					break
+				}
+			}
+			if err != nil {
+				return err
+			}
+			return us.accept(ctx, core, by, u, made, w)
+		})
+		if errors.Is(err, errTaken) {
+			continue
+		} else if err != nil {
+			return User{}, secret.Text{}, err
+		}
+		return u, made, nil
+	}
+	return User{}, secret.Text{}, fmt.Errorf("%w: nearly all PINs of that length are taken; make the policy's PINs longer", problem.ErrState)
+}
+
+// DeletePIN takes the user's PIN away. Deleting what is not there succeeds.
+func (us *Users) DeletePIN(ctx context.Context, core tenant.Core, by audit.Actor, id string) (User, error) {
+	return us.changePIN(ctx, core, by, id, "pin.deleted", func(u *User, w *write) error {
+		if u.PIN.verifier == "" {
+			return errNothing
+		}
+		if u.PIN.lookup != "" {
+			w.add(table.Delete(table.LookupKey(core.Tenant.ID, u.PIN.lookup), table.Whatever()))
+		}
+		u.PIN = gone(core, u.PIN, us.Now(), "deleted")
+		return nil
+	})
+}
+
+// errNothing is how a change says that there is nothing to write.
+var errNothing = fmt.Errorf("nothing to change")
+
+// changePIN reads the user, lets edit change the PIN, and writes it with its
+// audit record.
+func (us *Users) changePIN(ctx context.Context, core tenant.Core, by audit.Actor, id, action string, edit func(*User, *write) error) (User, error) {
+	for range tries {
+		u, err := us.Get(ctx, core.Tenant.ID, id)
+		if err != nil {
+			return User{}, err
+		}
+		var w write
+		if err := edit(&u, &w); errors.Is(err, errNothing) {
+			return u, nil
+		} else if err != nil {
+			return User{}, err
+		}
+		u.UpdatedAt = us.Now().UTC().Truncate(time.Second)
+		w.add(
+			table.Put(userRecord{core.Tenant.ID, u}, table.IfVersion(u.Version)),
+			us.Audit.Op(ctx, core.Tenant.ID, audit.Record{Actor: by, Action: action, Subject: Subject(id), Outcome: audit.Done, Details: pinDetails(core)}))
+		if again, err := w.do(ctx, us.Table); again {
+			continue
+		} else if err != nil {
+			return User{}, fmt.Errorf("%s: %w", action, err)
+		}
+		u.Version++
+		return u, nil
+	}
+	return User{}, errBusy
+}

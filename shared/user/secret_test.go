@@ -1,0 +1,145 @@
+package user
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf16"
+
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/pin"
+	"github.com/pinward/pinward/shared/secret"
+	"github.com/pinward/pinward/shared/table/bolt"
+	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/vault"
+)
+
+// Whoever has the table file has no PIN and no key: neither those that are
+// set, nor former and refused ones, nor guesses, wherever they were typed.
+func TestNoSecretIsStored(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "table")
+	db, err := bolt.Open(path, bolt.NoSync())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	w.Table = db
+	root, err := vault.LocalRoot(filepath.Join(t.TempDir(), "root.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	tenants := &tenant.Tenants{Table: db, Vault: vault.New(root), Audit: w.Audit, Now: w.Now, Rand: rand.Reader}
+	core, first, err := tenants.Create(ctx, admin, tenant.Tenant{ID: acme, Settings: tenant.Settings{DisplayName: "Acme", TimeZone: "UTC", Language: "en"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinOnly(&core)
+	expiring(&core)
+	core.Policy.History = 3
+	w.core = core
+	var secrets []string
+	typed := func(s string) string { secrets = append(secrets, s); return s }
+
+	ada := w.user("ada", typed("739158462051"))
+	bob := w.user("bob", typed("k7Xr2bQ9vt4M"))
+	for _, pin := range []string{"286405971384", "502817369420", "940627518306"} {
+		if err := w.set(ada, typed(pin)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, made, err := w.GeneratePIN(ctx, core, admin, ada.ID, pin.GenerateOptions{Length: 12, Alphabet: pin.Alphanumeric})
+	if err != nil {
+		t.Fatal(err)
+	}
+	typed(made.Reveal())
+	for _, pin := range []string{"940627518306", "123123123123"} { // a former one of hers, and a bad one
+		if err := w.set(ada, typed(pin)); err == nil {
+			t.Errorf("%s was not refused", pin)
+		}
+	}
+	self := audit.Actor{Kind: audit.Self, ID: bob.ID}
+	if _, err := w.SetPIN(ctx, core, self, bob.ID, made); err == nil {
+		t.Error("a taken PIN was not refused")
+	}
+	must(w.Update(ctx, core, admin, bob.ID, 0, func(*Profile) {}, given(typed("618340295177"))))(t)
+	for _, ref := range []Ref{ // PINs where names belong
+		{Username: "ada"}, {Username: typed("314159265358")}, {ID: typed("161803398874")}, {ExternalID: typed("141421356237")},
+	} {
+		must(w.Verify(ctx, core, admin, ref, secret.New(typed("271828182845"))))(t)
+	}
+	w.identify("lobby", typed("173205080756"))
+	if !w.identify("lobby", made.Reveal()).Right || !w.verify("bob", "618340295177").Right {
+		t.Fatal("the PINs are not as they should be")
+	}
+	must(w.DeletePIN(ctx, core, admin, ada.ID))(t)
+	w.pass(48 * time.Hour)
+	if done, err := w.ExpirePIN(ctx, core, sweep, w.reread(bob)); !done || err != nil {
+		t.Fatal(err)
+	}
+
+	_, key, err := tenants.MakeKey(ctx, acme, admin, tenant.APIKey{Name: "lobby", Role: tenant.RoleKiosk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token, err := tenants.MintToken(ctx, acme, admin, ada.ID, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []secret.Text{first, key, token} {
+		if _, err := tenants.Authenticate(ctx, text); err != nil {
+			t.Fatal(err)
+		}
+		typed(text.Reveal())
+		typed(strings.SplitN(text.Reveal(), "_", 4)[3])
+	}
+
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(file, []byte("ada@acme.example")) {
+		t.Fatal("the file is not what is looked for")
+	}
+	for _, s := range secrets {
+		for name, form := range forms(s) {
+			if bytes.Contains(file, form) {
+				t.Errorf("the file has %q, %s", s, name)
+			}
+		}
+	}
+}
+
+// forms are the ways in which a secret could be written.
+func forms(s string) map[string][]byte {
+	reversed := []byte(s)
+	slices.Reverse(reversed)
+	var little, big []byte
+	for _, u := range utf16.Encode([]rune(s)) {
+		little = append(little, byte(u), byte(u>>8))
+		big = append(big, byte(u>>8), byte(u))
+	}
+	forms := map[string][]byte{
+		"plain": []byte(s), "backwards": reversed, "in UTF-16LE": little, "in UTF-16BE": big,
+		"in hex": []byte(hex.EncodeToString([]byte(s))), "in upper-case hex": []byte(strings.ToUpper(hex.EncodeToString([]byte(s)))),
+	}
+	// In base64, at each place within groups of three bytes: without the
+	// letters that its neighbours have a part in.
+	for before, from := range []int{0, 2, 3} {
+		padded := append(make([]byte, before), s...)
+		to := len(padded) / 3 * 4
+		forms["in base64 after "+strings.Repeat("x", before)] = []byte(base64.StdEncoding.EncodeToString(padded)[from:to])
+		forms["in URL base64 after "+strings.Repeat("x", before)] = []byte(base64.URLEncoding.EncodeToString(padded)[from:to])
+	}
+	return forms
+}
