@@ -1,0 +1,337 @@
+package rest_test
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pinward/pinward/functions/api/rest"
+	"github.com/pinward/pinward/functions/wiring"
+)
+
+// access is who may do what: "yes", "-" for 403, "404" where a person meets
+// somebody else's id.
+const access = `
+operation             platform  admin  operator  helpdesk  kiosk  events  self  self,other
+
+create-tenant         yes       -      -         -         -      -       -     -
+list-tenants          yes       -      -         -         -      -       -     -
+get-tenant            yes       -      -         -         -      -       -     -
+suspend-tenant        yes       -      -         -         -      -       -     -
+resume-tenant         yes       -      -         -         -      -       -     -
+make-tenant-key       yes       -      -         -         -      -       -     -
+
+get-caller            yes       yes    yes       yes       yes    yes     yes   yes
+get-settings          -         yes    yes       -         -      -       -     -
+put-settings          -         yes    -         -         -      -       -     -
+list-keys             -         yes    -         -         -      -       -     -
+make-key              -         yes    -         -         -      -       -     -
+revoke-key            -         yes    -         -         -      -       -     -
+mint-token            -         yes    -         -         -      -       -     -
+list-audit            -         yes    -         -         -      -       -     -
+
+get-policy            -         yes    yes       yes       -      -       yes   yes
+list-policy-profiles  -         yes    yes       yes       -      -       yes   yes
+check-pin             -         yes    yes       yes       -      -       yes   yes
+put-policy            -         yes    -         -         -      -       -     -
+get-policy-report     -         yes    -         -         -      -       -     -
+
+list-users            -         yes    yes       yes       -      -       -     -
+create-user           -         yes    yes       -         -      -       -     -
+get-user              -         yes    yes       yes       -      -       yes   404
+update-user           -         yes    yes       -         -      -       yes   404
+delete-user           -         yes    -         -         -      -       -     -
+
+get-pin               -         yes    yes       yes       -      -       yes   404
+set-pin               -         yes    yes       -         -      -       yes   404
+generate-pin          -         yes    yes       -         -      -       yes   404
+delete-pin            -         yes    yes       -         -      -       -     -
+unlock-pin            -         yes    yes       yes       -      -       -     -
+verify-pin            -         yes    -         -         yes    -       -     -
+identify-pin          -         yes    -         -         yes    -       -     -
+
+list-messaging        -         yes    -         -         -      -       -     -
+create-messaging      -         yes    -         -         -      -       -     -
+get-messaging         -         yes    -         -         -      -       -     -
+put-messaging         -         yes    -         -         -      -       -     -
+delete-messaging      -         yes    -         -         -      -       -     -
+test-messaging        -         yes    -         -         -      -       -     -
+list-templates        -         yes    -         -         -      -       -     -
+create-template       -         yes    -         -         -      -       -     -
+get-template          -         yes    -         -         -      -       -     -
+put-template          -         yes    -         -         -      -       -     -
+delete-template       -         yes    -         -         -      -       -     -
+preview-template      -         yes    -         -         -      -       -     -
+`
+
+// request returns a path and a body with which an operation succeeds. What the
+// path names is new, but for id, a user's.
+func (f *fixture) request(op described, id string) (path string, body any) {
+	f.Helper()
+	switch op.OperationID {
+	case "create-tenant":
+		body = object{"id": f.unique("tenant"), "displayName": "A tenant", "timeZone": "UTC", "language": "en"}
+	case "put-settings":
+		body = object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": true, "expiryMail": object{}}
+	case "make-key":
+		body = object{"name": "printers", "role": "kiosk"}
+	case "put-policy":
+		body = object{"maxLength": 12}
+	case "check-pin", "identify-pin", "set-pin":
+		body = object{"pin": f.pin()}
+	case "verify-pin":
+		body = object{"userId": id, "pin": f.pin()}
+	case "create-user":
+		body = object{"username": f.unique("new-person")}
+	case "update-user":
+		body = object{"displayName": f.unique("Ada")}
+	case "create-messaging", "put-messaging":
+		body = outboxConfiguration
+	case "test-messaging":
+		body = object{"to": "ada@acme.example"}
+	case "create-template", "put-template":
+		body = mailTemplate
+	}
+	path = op.path
+	make := func(name string, create func() string) {
+		if strings.Contains(path, name) {
+			path = strings.ReplaceAll(path, name, create())
+		}
+	}
+	make("{id}", func() string { return id })
+	make("{tenant}", func() string { id := f.unique("tenant"); f.tenant(id); return id })
+	make("{key}", func() string {
+		return f.call("POST", "/v1/keys", f.key, object{"name": "spare", "role": "kiosk"}).want(201).text("id")
+	})
+	make("{messaging}", func() string { return f.outboxConfiguration(f.key) })
+	make("{template}", func() string {
+		return f.call("POST", "/v1/mail-templates", f.key, mailTemplate).want(201).text("id")
+	})
+	return path, body
+}
+
+func TestAccess(t *testing.T) {
+	f := newFixture(t)
+	f.policy(object{"maxAttempts": 100}) // kiosks guess wrong here
+	_, settings := f.request(described{OperationID: "put-settings"}, "")
+	f.call("PUT", "/v1/settings", f.key, settings).want(200)
+
+	self := f.user(f.key, "")
+	keys := map[string]string{"platform": f.platform, "admin": f.key, "self": f.token(self)}
+	for _, role := range []string{"operator", "helpdesk", "kiosk", "events"} {
+		keys[role] = f.keyOf(role)
+	}
+
+	lines := strings.Split(strings.TrimSpace(access), "\n")
+	roles := strings.Fields(lines[0])[1:]
+	expected := map[string][]string{}
+	for _, line := range lines[1:] {
+		if words := strings.Fields(line); len(words) > 0 {
+			expected[words[0]] = words[1:]
+		}
+	}
+	for _, op := range f.operations() {
+		row, ok := expected[op.OperationID]
+		if delete(expected, op.OperationID); !ok || len(row) != len(roles) {
+			t.Errorf("the table does not say who may %s", op.OperationID)
+			continue
+		}
+		for i, column := range roles {
+			role, other, _ := strings.Cut(column, ",")
+			id := self
+			if role != "self" || other != "" {
+				id = f.user(f.key, "")
+			}
+			path, body := f.request(op, id)
+			a := f.call(op.method, path, keys[role], body)
+			got := fmt.Sprint(a.status)
+			switch {
+			case a.status < 300:
+				got = "yes"
+			case a.status == http.StatusForbidden:
+				got = "-"
+			}
+			if got != row[i] {
+				t.Errorf("%s by %s: got %d %s, want %q", op.OperationID, column, a.status, a.body, row[i])
+			}
+		}
+	}
+	for id := range expected {
+		t.Errorf("the table tells of %s, which there is not", id)
+	}
+}
+
+// TestWalls asks for another tenant's things: the answers are those to ids that
+// nobody has.
+func TestWalls(t *testing.T) {
+	f := newFixture(t)
+	theirs := f.tenant("other")
+	user := f.call("POST", "/v1/users", theirs, object{"username": "their-person", "externalId": "their-number", "pin": f.pin()}).want(201).text("id")
+	key := f.call("POST", "/v1/keys", theirs, object{"name": "spare", "role": "kiosk"}).want(201).text("id")
+	messaging := f.outboxConfiguration(theirs)
+	template := f.call("POST", "/v1/mail-templates", theirs, mailTemplate).want(201).text("id")
+	before := func() (all string) {
+		for _, path := range []string{"/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/messaging", "/v1/mail-templates"} {
+			all += string(f.call("GET", path, theirs, nil).want(200).body)
+		}
+		return all
+	}
+	was := before()
+
+	const unknown = "01J8ZC9Q6Y0V4T5W3X2R1N0M9K"
+	things := strings.NewReplacer("{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template)
+	nothing := strings.NewReplacer("{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown)
+	asked := 0
+	for _, op := range f.operations() {
+		if !strings.Contains(op.path, "{") || strings.Contains(op.path, "{tenant}") {
+			continue
+		}
+		asked++
+		_, body := f.request(described{OperationID: op.OperationID}, user)
+		got := f.call(op.method, things.Replace(op.path), f.key, body)
+		want := f.call(op.method, nothing.Replace(op.path), f.key, body)
+		if got.status != 404 || got.comparable() != want.comparable() {
+			t.Errorf("%s of another tenant: got %s, want 404 and %s", op.OperationID, got.comparable(), want.comparable())
+		}
+	}
+	if asked < 15 {
+		t.Errorf("only %d operations have an id in their path", asked)
+	}
+
+	mine := f.outboxConfiguration(f.key)
+	settings := func(messaging, template string) object {
+		return object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false,
+			"expiryMail": object{"messaging": messaging, "template": template}}
+	}
+	pin := f.pin()
+	for _, c := range []struct {
+		method, path string
+		got, want    any
+	}{
+		{"POST", "/v1/pins/verify", object{"userId": user, "pin": pin}, object{"userId": unknown, "pin": pin}},
+		{"POST", "/v1/pins/verify", object{"username": "their-person", "pin": pin}, object{"username": "nobody", "pin": pin}},
+		{"POST", "/v1/pins/verify", object{"externalId": "their-number", "pin": pin}, object{"externalId": "no number", "pin": pin}},
+		{"POST", "/v1/messaging/" + mine + "/test", object{"to": "ada@acme.example", "template": template}, object{"to": "ada@acme.example", "template": unknown}},
+		{"PUT", "/v1/settings", settings(messaging, ""), settings(unknown, "")},
+		{"PUT", "/v1/settings", settings(mine, template), settings(mine, unknown)},
+		{"GET", "/v1/users?username=their-person", nil, nil},
+		{"GET", "/v1/users?externalId=their-number", nil, nil},
+		{"GET", "/v1/audit?subject=user/" + user, nil, nil},
+	} {
+		got := f.call(c.method, c.path, f.key, c.got)
+		want := f.call(c.method, strings.NewReplacer("their-person", "nobody", "their-number", "none", user, unknown).Replace(c.path), f.key, c.want)
+		if got.comparable() != want.comparable() {
+			t.Errorf("%s %s: another tenant's answers %s, an unknown one %s", c.method, c.path, got.comparable(), want.comparable())
+		}
+	}
+	if now := before(); now != was {
+		t.Errorf("the other tenant has changed from\n%s\nto\n%s", was, now)
+	}
+}
+
+func TestKeysThatDoNotLetIn(t *testing.T) {
+	f := newFixture(t)
+	other := f.tenant("other")
+	expiring := f.call("POST", "/v1/keys", f.key, object{"name": "short", "role": "admin", "expiresAt": f.clock.Now().Add(time.Hour)}).want(201).text("apiKey")
+	made := f.call("POST", "/v1/keys", f.key, object{"name": "gone", "role": "admin"}).want(201)
+	revoked := made.text("apiKey")
+	f.call("GET", "/v1/caller", revoked, nil).want(200)
+	f.call("DELETE", "/v1/keys/"+made.text("id"), f.key, nil).want(204)
+	token := f.token(f.user(f.key, ""))
+	f.call("GET", "/v1/caller", expiring, nil).want(200)
+	f.clock.advance(time.Hour)
+
+	parts := strings.SplitN(f.key, "_", 4)
+	otherParts := strings.SplitN(other, "_", 4)
+	join := func(parts ...string) string { return "Bearer " + strings.Join(parts, "_") }
+	flipped := []byte(parts[3])
+	flipped[5] ^= 1
+	// All of these get one answer, so that none tells what there is.
+	alike := map[string]string{
+		"garbage":                       "Bearer x",
+		"a secret with one bit changed": join(parts[0], parts[1], parts[2], string(flipped)),
+		"a secret cut short":            join(parts[0], parts[1], parts[2], parts[3][:20]),
+		"no secret":                     join(parts[0], parts[1], parts[2], ""),
+		"another tenant's key":          join(parts[0], "other", parts[2], parts[3]),
+		"another key's secret":          join(parts[0], parts[1], parts[2], otherParts[3]),
+		"an unknown tenant":             join(parts[0], "nowhere", parts[2], parts[3]),
+		"the installation's own":        join(parts[0], "platform", parts[2], parts[3]),
+		"a path for a tenant":           join(parts[0], "acme/user", parts[2], parts[3]),
+		"a key as a token":              join("pwt", parts[1], parts[2], parts[3]),
+		"a token as a key":              "Bearer " + strings.Replace(token, "pwt_", "pw_", 1),
+		"an unknown kind":               join("pwx", parts[1], parts[2], parts[3]),
+		"revoked":                       "Bearer " + revoked,
+		"a wrong platform key":          "Bearer pwp_" + parts[3],
+		"an id longer than any stored":  join(parts[0], parts[1], strings.Repeat("x", 5000), parts[3]),
+		"an empty id":                   join(parts[0], parts[1], "", parts[3]),
+	}
+	want := f.call("GET", "/v1/policy", "", nil, "Authorization", alike["garbage"]).want(401)
+	if got := want.header.Get("WWW-Authenticate"); !strings.HasPrefix(got, "Bearer ") {
+		t.Errorf("WWW-Authenticate is %q, want Bearer", got)
+	}
+	for _, name := range slices.Sorted(maps.Keys(alike)) {
+		if got := f.call("GET", "/v1/policy", "", nil, "Authorization", alike[name]); got.comparable() != want.comparable() {
+			t.Errorf("%s: got %s, want %s", name, got.comparable(), want.comparable())
+		}
+	}
+
+	for _, c := range []struct{ name, authorization, says string }{
+		{"missing", "", "Authorization: Bearer"},
+		{"another scheme", "Basic YWRhOmFkYQ==", "Authorization: Bearer"},
+		{"the scheme alone", "Bearer", "Authorization: Bearer"},
+		{"the key alone", f.key, "Authorization: Bearer"},
+		{"expired", "Bearer " + expiring, "expired at 2030-01-31T10:00:00Z"},
+		{"an expired token", "Bearer " + token, "expired at 2030-01-31T09:15:00Z"},
+	} {
+		a := f.call("GET", "/v1/policy", "", nil, "Authorization", c.authorization)
+		if p := a.problem(); a.status != 401 || !strings.Contains(p.Detail, c.says) {
+			t.Errorf("%s: got %d %q, want 401 that says %q", c.name, a.status, p.Detail, c.says)
+		}
+	}
+	f.call("GET", "/v1/policy", "", nil, "Authorization", "bearer  "+f.key).want(200) // RFC 9110, 11.1: the scheme in any case
+
+	f.call("POST", "/v1/tenants/other/suspend", f.platform, nil).want(200)
+	if p := f.call("GET", "/v1/policy", other, nil).want(403).problem(); !strings.Contains(p.Detail, "suspended") {
+		t.Errorf("a suspended tenant is told %q", p.Detail)
+	}
+	f.call("POST", "/v1/tenants/other/resume", f.platform, nil).want(200)
+	f.call("GET", "/v1/policy", other, nil).want(200)
+}
+
+// TestLastAdminKey: a tenant cannot lock itself out.
+func TestLastAdminKey(t *testing.T) {
+	f := newFixture(t)
+	id := f.call("GET", "/v1/caller", f.key, nil).want(200).text("keyId")
+	if p := f.call("DELETE", "/v1/keys/"+id, f.key, nil).want(409).problem(); !strings.Contains(p.Detail, "last key") {
+		t.Errorf("got %q, want that it is the last key", p.Detail)
+	}
+	second := f.keyOf("admin")
+	f.call("DELETE", "/v1/keys/"+id, second, nil).want(204)
+	f.call("GET", "/v1/caller", f.key, nil).want(401)
+}
+
+func TestRateLimit(t *testing.T) {
+	f := newFixture(t, func(p *wiring.Parts) { p.Rate = rest.Rate{PerSecond: 1, Burst: 5} })
+	f.clock.advance(700 * time.Millisecond) // Retry-After is in whole seconds, time is not
+	kiosk := f.keyOf("kiosk")
+	var a answer
+	for range 6 {
+		a = f.call("GET", "/v1/caller", kiosk, nil)
+	}
+	if p := a.want(429).problem(); p.Type != "urn:pinward:problem:too-often" || p.Errors[0].Code != "rateLimited" {
+		t.Errorf("got %+v, want too-often with the code rateLimited", p)
+	}
+	f.call("GET", "/v1/caller", f.key, nil).want(200) // each key by itself
+
+	seconds, err := strconv.Atoi(a.header.Get("Retry-After"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.clock.advance(time.Duration(seconds) * time.Second)
+	f.call("GET", "/v1/caller", kiosk, nil).want(200)
+}

@@ -1,0 +1,188 @@
+package rest_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinward/pinward/functions/wiring"
+	"github.com/pinward/pinward/infra/testserver"
+)
+
+// TestSMTP makes a configuration and sends test mails with it.
+func TestSMTP(t *testing.T) {
+	server, err := testserver.SMTP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	canary.secret("the mail server's password", server.Password)
+	f := newFixture(t, func(p *wiring.Parts) {
+		p.Senders.RootCAs, p.Senders.Timeout = server.RootCAs, 500*time.Millisecond
+	})
+	configuration := func(password string) object {
+		smtp := object{"host": server.Host, "port": server.StartTLSPort, "security": "starttls", "username": server.Username}
+		if password != "" {
+			smtp["password"] = password
+		}
+		return object{"name": "Company mail", "kind": "smtp", "from": "Acme IT <it@acme.example>", "smtp": smtp}
+	}
+	made := f.call("POST", "/v1/messaging", f.key, configuration(server.Password)).want(201)
+	path := "/v1/messaging/" + made.text("id")
+	if !strings.Contains(string(made.body), `"passwordSet":true`) {
+		t.Errorf("got %s, want that there is a password", made.body)
+	}
+
+	type outcome struct {
+		Accepted              bool
+		Outcome, Code, Reason string
+	}
+	send := func(to string) (o outcome) {
+		t.Helper()
+		f.call("POST", path+"/test", f.key, object{"to": to}).want(200).decode(&o)
+		return o
+	}
+	server.Fault("refused.person@acme.example", testserver.SMTPReject)
+	server.Fault("deferred.person@acme.example", testserver.SMTPDefer)
+	server.Fault("lost.person@acme.example", testserver.SMTPCloseAfter)
+	server.Fault("hanging.person@acme.example", testserver.SMTPHang)
+	for _, c := range []struct {
+		to   string
+		want outcome
+	}{
+		{"accepted.person@acme.example", outcome{true, "accepted", "", ""}},
+		{"refused.person@acme.example", outcome{false, "refused", "smtp.550", "the mail server answered 550 5.1.1: it does not accept this recipient"}},
+		{"deferred.person@acme.example", outcome{false, "failed", "smtp.451", "the mail server answered 451 4.3.0"}},
+		{"lost.person@acme.example", outcome{false, "unknown", "smtp.lost", "the connection ended before the mail server confirmed the message"}},
+		{"hanging.person@acme.example", outcome{false, "failed", "smtp.connection", "the mail server closed the connection or did not answer in time"}},
+	} {
+		if diff := cmp.Diff(c.want, send(c.to)); diff != "" {
+			t.Errorf("to %s (-want +got):\n%s", c.to, diff)
+		}
+	}
+	mail := string(server.Mails()[0].Data)
+	for _, want := range []string{"Subject: Your PIN for The acme company expires on ", "From: \"Acme IT\" <it@acme.example>", "To: <accepted.person@acme.example>", "ada"} {
+		if !strings.Contains(mail, want) {
+			t.Errorf("the mail lacks %q:\n%s", want, mail)
+		}
+	}
+
+	// The server of testserver repeats a wrong password in its refusal.
+	f.call("PUT", path, f.key, configuration("not-the-password")).want(200)
+	if got := send("accepted.person@acme.example"); got.Code != "smtp.auth" || got.Accepted {
+		t.Errorf("with a wrong password: got %+v, want smtp.auth", got)
+	}
+	f.call("PUT", path, f.key, configuration(server.Password)).want(200)
+	f.call("PUT", path, f.key, configuration("")).want(200) // keeps it
+	if got := send("accepted.person@acme.example"); !got.Accepted {
+		t.Errorf("with the password kept: got %+v, want accepted", got)
+	}
+	elsewhere := configuration("")
+	elsewhere["smtp"].(object)["host"] = "mail.elsewhere.example"
+	if p := f.call("PUT", path, f.key, elsewhere).want(422).problem(); p.Errors[0].Location != "body.smtp.password" {
+		t.Errorf("a password was to go to another host: %+v", p)
+	}
+
+	audit := f.call("GET", "/v1/audit?subject="+strings.TrimPrefix(path, "/v1/"), f.key, nil).want(200)
+	if n := strings.Count(string(audit.body), `"messaging.tested"`); n != 7 {
+		t.Errorf("the audit log tells of %d test mails, want 7", n)
+	}
+	if strings.Contains(string(audit.body), "person@") {
+		t.Errorf("the audit log has addresses: %s", audit.body)
+	}
+}
+
+// TestTemplates customises the predefined template and returns to it, and
+// previews what a mail will say.
+func TestTemplates(t *testing.T) {
+	f := newFixture(t)
+	settings := func(name, zone, language string) {
+		f.call("PUT", "/v1/settings", f.key, object{"displayName": name, "timeZone": zone, "language": language, "pinOnlyLogin": false, "expiryMail": object{}}).want(200)
+	}
+	preview := func(id string) (m struct{ Subject, Text, HTML string }) {
+		f.call("POST", "/v1/mail-templates/"+id+"/preview", f.key, nil).want(200).decode(&m)
+		return m
+	}
+	settings("Müller & <Söhne>", "Europe/Berlin", "de")
+	came := preview("pin-expiry")
+	if want := "Ihre PIN für Müller & <Söhne> läuft am "; !strings.HasPrefix(came.Subject, want) {
+		t.Errorf("subject %q, want %q first", came.Subject, want)
+	}
+	if !strings.Contains(came.HTML, "Müller &amp; &lt;Söhne&gt;") || strings.Contains(came.HTML, "<Söhne>") {
+		t.Errorf("the name is not escaped in HTML: %s", came.HTML)
+	}
+	if !strings.Contains(came.Text, "10:00") { // 09:00 UTC tomorrow
+		t.Errorf("the text does not tell the time in Berlin: %s", came.Text)
+	}
+
+	f.call("PUT", "/v1/mail-templates/pin-expiry", f.key, object{"name": "Ours", "subject": "PIN: {{ username }}", "text": "{{customer-name}}: {{pinExpiration}}"}).want(200)
+	if got := preview("pin-expiry"); got.Subject != "PIN: ada" || !strings.HasPrefix(got.Text, "Müller & <Söhne>: ") || got.HTML != "" {
+		t.Errorf("the customised template shows %+v", got)
+	}
+	var list struct {
+		Items []struct {
+			ID         string
+			Predefined bool
+		}
+	}
+	f.call("GET", "/v1/mail-templates", f.key, nil).want(200).decode(&list)
+	if len(list.Items) != 1 || list.Items[0].Predefined {
+		t.Errorf("templates are %+v, want the customised one", list.Items)
+	}
+	f.call("DELETE", "/v1/mail-templates/pin-expiry", f.key, nil).want(204)
+	if diff := cmp.Diff(came, preview("pin-expiry")); diff != "" {
+		t.Errorf("after the change was deleted (-as it came +now):\n%s", diff)
+	}
+	f.call("DELETE", "/v1/mail-templates/pin-expiry", f.key, nil).want(204) // nothing to delete is as good
+}
+
+// TestInUse: what the settings name cannot be deleted.
+func TestInUse(t *testing.T) {
+	f := newFixture(t)
+	messaging, spare := f.outboxConfiguration(f.key), f.outboxConfiguration(f.key)
+	template := f.call("POST", "/v1/mail-templates", f.key, mailTemplate).want(201).text("id")
+	settings := func(messaging, template string) object {
+		return object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false, "expiryMail": object{"messaging": messaging, "template": template}}
+	}
+	f.call("PUT", "/v1/settings", f.key, settings(messaging, template)).want(200)
+	for _, path := range []string{"/v1/messaging/" + messaging, "/v1/mail-templates/" + template} {
+		if p := f.call("DELETE", path, f.key, nil).want(409).problem(); !strings.Contains(p.Detail, "settings") {
+			t.Errorf("%s: got %q, want that the settings name it", path, p.Detail)
+		}
+		f.call("GET", path, f.key, nil).want(200)
+	}
+	// A customised predefined template can always return to how it came.
+	f.call("PUT", "/v1/settings", f.key, settings(messaging, "pin-expiry")).want(200)
+	f.call("PUT", "/v1/mail-templates/pin-expiry", f.key, mailTemplate).want(200)
+	f.call("DELETE", "/v1/mail-templates/pin-expiry", f.key, nil).want(204)
+	f.call("DELETE", "/v1/mail-templates/"+template, f.key, nil).want(204)
+	f.call("PUT", "/v1/settings", f.key, settings(spare, "")).want(200)
+	f.call("DELETE", "/v1/messaging/"+messaging, f.key, nil).want(204)
+	f.call("GET", "/v1/messaging/"+messaging, f.key, nil).want(404)
+
+	// Test mails of kind outbox are files.
+	for i := range 2 {
+		f.call("POST", "/v1/messaging/"+spare+"/test", f.key, object{"to": fmt.Sprintf("ada%d@acme.example", i)}).want(200)
+	}
+	mails, err := f.outbox.List(10)
+	f.must(err)
+	if len(mails) != 2 {
+		t.Errorf("there are %d mails in the outbox, want 2", len(mails))
+	}
+}
+
+// TestLimits: a tenant keeps so many configurations and templates, and no more.
+func TestLimits(t *testing.T) {
+	f := newFixture(t)
+	for path, body := range map[string]object{"/v1/messaging": outboxConfiguration, "/v1/mail-templates": mailTemplate} {
+		for range 100 {
+			f.call("POST", path, f.key, body).want(201)
+		}
+		if p := f.call("POST", path, f.key, body).want(409).problem(); !strings.Contains(p.Detail, "the most a tenant can have") {
+			t.Errorf("%s: got %q", path, p.Detail)
+		}
+	}
+}

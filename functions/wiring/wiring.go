@@ -1,0 +1,100 @@
+// Package wiring puts the parts together, for the Lambda functions and for one
+// machine alike: what they share is what they run.
+package wiring
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/sesv2"
+	"github.com/oklog/ulid/v2"
+	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/pinward/pinward/functions/api/rest"
+	"github.com/pinward/pinward/functions/sweep/due"
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/table"
+	"github.com/pinward/pinward/shared/table/dynamo"
+	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/user"
+	"github.com/pinward/pinward/shared/vault"
+)
+
+// Parts are what an installation is made of.
+type Parts struct {
+	Table           table.Table
+	Root            tink.AEADWithContext
+	Senders         mail.Senders
+	Now             func() time.Time
+	Log             *slog.Logger
+	PlatformKeyHash string
+	Rate            rest.Rate
+}
+
+// System is an installation at work.
+type System struct {
+	Parts
+	Audit   audit.Log
+	Tenants *tenant.Tenants
+	Users   *user.Users
+}
+
+// New returns an installation of the parts.
+func New(p Parts) *System {
+	// Ids made within one millisecond rise too, so records keep their order.
+	log := audit.Log{Now: p.Now, Rand: &ulid.LockedMonotonicReader{MonotonicReader: ulid.Monotonic(rand.Reader, 0)}}
+	return &System{
+		Parts:   p,
+		Audit:   log,
+		Tenants: &tenant.Tenants{Table: p.Table, Vault: vault.New(p.Root), Audit: log, Now: p.Now, Rand: rand.Reader, PlatformKeyHash: p.PlatformKeyHash},
+		Users:   &user.Users{Table: p.Table, Audit: log, Now: p.Now, Rand: rand.Reader},
+	}
+}
+
+// API returns the HTTP API.
+func (s *System) API() http.Handler {
+	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Senders: s.Senders, Audit: s.Audit, Now: s.Now, Rand: rand.Reader, Log: s.Log, Rate: s.Rate}
+	return api.Handler()
+}
+
+// Sweep returns the sweep.
+func (s *System) Sweep() *due.Sweep {
+	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Senders: s.Senders, Now: s.Now, Log: s.Log}
+}
+
+// Cloud returns the installation that a Lambda function's environment names:
+// TABLE_NAME, KMS_KEY_ARN and PLATFORM_KEY_HASH, as the template sets them.
+func Cloud(ctx context.Context) (*System, error) {
+	aws, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("load AWS configuration: %w", err)
+	}
+	for _, name := range []string{"TABLE_NAME", "KMS_KEY_ARN"} {
+		if os.Getenv(name) == "" {
+			return nil, fmt.Errorf("environment variable %s is not set", name)
+		}
+	}
+	root, err := vault.KMSRoot(ctx, os.Getenv("KMS_KEY_ARN"))
+	if err != nil {
+		return nil, err
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	slog.SetDefault(log)
+	return New(Parts{
+		Table:           dynamo.New(dynamodb.NewFromConfig(aws), os.Getenv("TABLE_NAME")),
+		Root:            root,
+		Senders:         mail.Senders{SES: mail.NewSES(sesv2.NewFromConfig(aws)), Dial: mail.PublicDial, Now: time.Now},
+		Now:             time.Now,
+		Log:             log,
+		PlatformKeyHash: os.Getenv("PLATFORM_KEY_HASH"),
+		Rate:            rest.Rate{PerSecond: 50, Burst: 200},
+	}), nil
+}
