@@ -1,0 +1,42 @@
+# make run    the whole product on this machine        make build  the Lambda functions, in build/
+# make test   all tests                                make bench  figures, each beside something known
+# make check  format, vet, staticcheck, modules        make deps   the servers that tests run against
+# make race   all tests with the race detector (needs gcc)
+
+.PHONY: run test race check build bench deps clean
+
+run:
+	go run ./infra/local $(ARGS)
+
+test: deps
+	go test ./...
+
+race: deps
+	CGO_ENABLED=1 go test -race ./...
+
+# The servers that tests run against come from npm; they are installed anew when
+# their list changes.
+deps: infra/testserver/npm/node_modules/.installed
+
+infra/testserver/npm/node_modules/.installed: infra/testserver/npm/package.json infra/testserver/npm/package-lock.json
+	cd infra/testserver/npm && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+check:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	go mod tidy -diff
+
+FUNCTIONS := api sweep
+LAMBDA := CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -tags lambda.norpc -trimpath -ldflags "-s -w"
+
+build:
+	@for f in $(FUNCTIONS); do echo "build/$$f/bootstrap"; $(LAMBDA) -o build/$$f/bootstrap ./functions/$$f || exit 1; done
+	go build -trimpath -o build/pinward ./infra/local
+
+bench: deps
+	go test -run '^$$' -bench . -benchmem ./...
+
+clean:
+	rm -rf build infra/testserver/npm/node_modules

@@ -1,0 +1,271 @@
+package deployment
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinward/pinward/shared/table/dynamo"
+)
+
+// template is a template under check.
+type template struct {
+	doc      object
+	problems []string
+}
+
+func (c *template) add(format string, args ...any) {
+	c.problems = append(c.problems, fmt.Sprintf(format, args...))
+}
+
+// want compares what is at a place with what should be there.
+func (c *template) want(place string, got, want any) {
+	if diff := cmp.Diff(normal(want), normal(got)); diff != "" {
+		c.add("%s: -want +got\n%s", place, diff)
+	}
+}
+
+// resources returns those of a type by their names.
+func (c *template) resources(kind string) map[string]object {
+	found := map[string]object{}
+	all, _ := c.doc["Resources"].(object)
+	for name, v := range all {
+		if at(v, "Type") == kind {
+			found[name], _ = v.(object)["Properties"].(object)
+		}
+	}
+	return found
+}
+
+// check returns everything that is wrong with a template, as far as the
+// validator cannot tell.
+func check(text string) []string {
+	doc, err := parse(text)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	c := &template{doc: doc}
+	c.checkReferences()
+	c.checkFunctions()
+	c.checkPolicies()
+	c.checkStores()
+	c.checkAlarms()
+	return c.problems
+}
+
+// attributes are those that GetAtt knows, by resource type ("Template
+// reference": Return values).
+var attributes = map[string][]string{
+	"AWS::Serverless::Function": {"Arn"},
+	"AWS::Serverless::HttpApi":  {"ApiEndpoint", "ApiId"},
+	"AWS::DynamoDB::Table":      {"Arn", "StreamArn"},
+	"AWS::KMS::Key":             {"Arn", "KeyId"},
+	"AWS::IAM::Role":            {"Arn", "RoleId"},
+	"AWS::Logs::LogGroup":       {"Arn"},
+}
+
+var substitution = regexp.MustCompile(`\$\{([^}]*)\}`)
+
+func (c *template) checkReferences() {
+	ref := func(name string) {
+		pseudo := []string{"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName"}
+		if at(c.doc, "Resources", name) == nil && at(c.doc, "Parameters", name) == nil && !slices.Contains(pseudo, name) {
+			c.add("there is nothing named %s to refer to", name)
+		}
+	}
+	attribute := func(s string) {
+		name, attr, _ := strings.Cut(s, ".")
+		kind, _ := at(c.doc, "Resources", name, "Type").(string)
+		if !slices.Contains(attributes[kind], attr) {
+			c.add("%s: a resource of type %q has no attribute %q", s, kind, attr)
+		}
+	}
+	walk(c.doc, func(o object) {
+		if name, ok := o["Ref"].(string); ok {
+			ref(name)
+		}
+		if s, ok := o["Fn::GetAtt"].(string); ok {
+			attribute(s)
+		}
+		if s, ok := o["Fn::Sub"].(string); ok {
+			for _, m := range substitution.FindAllStringSubmatch(s, -1) {
+				if strings.Contains(m[1], ".") {
+					attribute(m[1])
+				} else {
+					ref(m[1])
+				}
+			}
+		}
+		if args, ok := o["Fn::If"].([]any); ok && at(c.doc, "Conditions", one(args[0])) == nil {
+			c.add("there is no condition named %s", args[0])
+		}
+	})
+}
+
+// longest is how long a function may take in seconds: an HTTP API waits 30, and
+// the sweep runs each minute.
+var longest = map[string]int{"api": 29, "sweep": 60}
+
+func (c *template) checkFunctions() {
+	mains, _ := filepath.Glob(filepath.Join(root, "functions", "*", "main.go"))
+	var want, got []string
+	for _, m := range mains {
+		want = append(want, "build/"+filepath.Base(filepath.Dir(m)))
+	}
+	for name, own := range c.resources("AWS::Serverless::Function") {
+		f := object{}
+		if global, ok := at(c.doc, "Globals", "Function").(object); ok {
+			maps.Copy(f, global)
+		}
+		maps.Copy(f, own)
+		got = append(got, one(f["CodeUri"]))
+		folder := strings.TrimPrefix(one(f["CodeUri"]), "build/")
+
+		c.want(name, []any{f["Runtime"], f["Architectures"], f["Handler"]}, []any{"provided.al2023", []string{"arm64"}, "bootstrap"})
+		c.want(name+" Metadata", at(c.doc, "Resources", name, "Metadata"), object{"SkipBuild": true})
+		if seconds, _ := f["Timeout"].(int); seconds < 1 || seconds > longest[folder] {
+			c.add("%s: a timeout of %v s, want 1 to %d", name, f["Timeout"], longest[folder])
+		}
+		variables, _ := at(f, "Environment", "Variables").(object)
+		c.want(name+" Environment", slices.Sorted(maps.Keys(variables)), variablesRead())
+		if log := one(at(f, "LoggingConfig", "LogGroup")); c.resources("AWS::Logs::LogGroup")[strings.Trim(log, "${}")] == nil {
+			c.add("%s: its log group is %q", name, log)
+		}
+		events, _ := f["Events"].(object)
+		if len(events) == 0 {
+			c.add("%s: nothing invokes it", name)
+		}
+		for _, e := range events {
+			c.checkEvent(name, f, e)
+		}
+	}
+	slices.Sort(got)
+	c.want("functions", got, want)
+}
+
+func (c *template) checkEvent(name string, f object, event any) {
+	switch kind := at(event, "Type"); kind {
+	case "HttpApi":
+		if api := one(at(event, "Properties", "ApiId")); c.resources("AWS::Serverless::HttpApi")[strings.Trim(api, "${}")] == nil {
+			c.add("%s: its API is %q", name, api)
+		}
+		c.want(name+" payload", at(event, "Properties", "PayloadFormatVersion"), "2.0") // what shared/gateway reads
+	case "ScheduleV2":
+		c.want(name+" schedule", at(event, "Properties"), object{
+			"ScheduleExpression": "rate(1 minute)",
+			"RoleArn":            object{"Fn::GetAtt": "ScheduleRole.Arn"},
+			"RetryPolicy":        object{"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60},
+		})
+		c.want(name+" EventInvokeConfig", f["EventInvokeConfig"], object{"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60})
+	default:
+		c.add("%s: event type %v", name, kind)
+	}
+}
+
+// variablesRead returns the environment variables that functions/wiring reads,
+// sorted.
+func variablesRead() []string {
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, "functions/wiring/wiring.go"), nil, 0)
+	if err != nil {
+		panic(err)
+	}
+	var names []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok || len(call.Args) != 1 {
+			return true
+		}
+		f, ok := call.Fun.(*ast.SelectorExpr)
+		if lit, isLit := call.Args[0].(*ast.BasicLit); ok && isLit && f.Sel.Name == "Getenv" {
+			name, _ := strconv.Unquote(lit.Value)
+			names = append(names, name)
+		}
+		return true
+	})
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// checkStores checks the table, the key and the log groups.
+func (c *template) checkStores() {
+	want, _ := normal(dynamo.Definition("")).(object)
+	delete(want, "TableName")
+	maps.Copy(want, object{
+		"TimeToLiveSpecification":          object{"AttributeName": dynamo.TTLAttribute, "Enabled": true},
+		"PointInTimeRecoverySpecification": object{"PointInTimeRecoveryEnabled": true},
+		"SSESpecification":                 object{"SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": object{"Fn::GetAtt": "Key.Arn"}},
+		"DeletionProtectionEnabled":        true,
+	})
+	c.want("Table", at(c.doc, "Resources", "Table", "Properties"), want)
+	c.want("Key rotation", at(c.doc, "Resources", "Key", "Properties", "EnableKeyRotation"), true)
+	for _, name := range []string{"Table", "Key"} {
+		for _, policy := range []string{"DeletionPolicy", "UpdateReplacePolicy"} {
+			c.want(name+" "+policy, at(c.doc, "Resources", name, policy), "Retain")
+		}
+	}
+	for name, log := range c.resources("AWS::Logs::LogGroup") {
+		c.want(name+" retention", log["RetentionInDays"], object{"Ref": "LogRetentionDays"})
+	}
+}
+
+// alarms are what is watched: when it alarms, and of which metrics.
+var alarms = map[string][]string{
+	"SweepNotSucceeding": {"breaching without data", "AWS/Lambda Errors FunctionName=${SweepFunction}", "AWS/Lambda Invocations FunctionName=${SweepFunction}"},
+	"SweepErrors":        {"AWS/Lambda Errors FunctionName=${SweepFunction}"},
+	"SweepThrottles":     {"AWS/Lambda Throttles FunctionName=${SweepFunction}"},
+	"ApiErrors":          {"AWS/Lambda Errors FunctionName=${ApiFunction}"},
+	"ApiThrottles":       {"AWS/Lambda Throttles FunctionName=${ApiFunction}"},
+	"Api5xx":             {"AWS/ApiGateway 5xx ApiId=${Api}"},
+	"TableThrottles": {
+		"AWS/DynamoDB ThrottledRequests TableName=${Table} Operation=DeleteItem",
+		"AWS/DynamoDB ThrottledRequests TableName=${Table} Operation=GetItem",
+		"AWS/DynamoDB ThrottledRequests TableName=${Table} Operation=PutItem",
+		"AWS/DynamoDB ThrottledRequests TableName=${Table} Operation=Query",
+		"AWS/DynamoDB ThrottledRequests TableName=${Table} Operation=TransactWriteItems",
+	},
+}
+
+var identifier = regexp.MustCompile(`\b[a-z]\w*`)
+
+func (c *template) checkAlarms() {
+	got := map[string][]string{}
+	for name, alarm := range c.resources("AWS::CloudWatch::Alarm") {
+		var ids, used []string
+		walk(alarm, func(o object) {
+			if o["MetricName"] != nil {
+				metric := fmt.Sprintf("%v %v", o["Namespace"], o["MetricName"])
+				dimensions, _ := o["Dimensions"].([]any)
+				for _, d := range dimensions {
+					metric += fmt.Sprintf(" %v=%s", at(d, "Name"), one(at(d, "Value")))
+				}
+				got[name] = append(got[name], metric)
+			}
+			if o["Id"] != nil {
+				ids = append(ids, one(o["Id"]))
+			}
+			if e, ok := o["Expression"].(string); ok {
+				used = append(used, identifier.FindAllString(e, -1)...)
+			}
+		})
+		for _, id := range used {
+			if !slices.Contains(ids, id) {
+				c.add("%s: its expression has no metric %s", name, id)
+			}
+		}
+		slices.Sort(got[name])
+		if alarm["TreatMissingData"] == "breaching" {
+			got[name] = append([]string{"breaching without data"}, got[name]...)
+		}
+		c.want(name+" actions", alarm["AlarmActions"], object{"Fn::If": []any{"HasAlarmTopic", []any{object{"Ref": "AlarmTopicArn"}}, object{"Ref": "AWS::NoValue"}}})
+	}
+	c.want("alarms", got, alarms)
+}

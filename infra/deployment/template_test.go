@@ -1,0 +1,134 @@
+// Package deployment holds the tests of what is deployed: of template.yaml, and
+// of the functions' binaries against stand-ins for AWS.
+package deployment
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/pinward/pinward/infra/testserver"
+)
+
+const root = "../.." // of the repository
+
+func templateText(tb testing.TB) string {
+	tb.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "template.yaml"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestTemplate(t *testing.T) {
+	for _, problem := range check(templateText(t)) {
+		t.Error(problem)
+	}
+}
+
+func TestValidator(t *testing.T) {
+	for _, finding := range validate(t, templateText(t))[0] {
+		t.Error(finding)
+	}
+}
+
+// An error in the template is found by CloudFormation's validator or by check.
+func TestPlantedErrors(t *testing.T) {
+	text := templateText(t)
+	if len(check(text)) > 0 {
+		t.Fatal("there are errors before any is planted")
+	}
+	planted := []struct{ name, old, new string }{
+		{"event type", "Type: HttpApi", "Type: HttpAPI"},
+		{"schedule type", "Type: ScheduleV2", "Type: ScheduleV3"},
+		{"schedule expression", "rate(1 minute)", "cron(* * * *)"},
+		{"schedule retried", "RetryPolicy:\n              MaximumRetryAttempts: 0", "RetryPolicy:\n              MaximumRetryAttempts: 5"},
+		{"payload of another version", "PayloadFormatVersion: \"2.0\"", "PayloadFormatVersion: \"1.0\""},
+		{"runtime", "provided.al2023", "provided.al2032"},
+		{"architecture", "[arm64]", "[x86_64]"},
+		{"handler", "Handler: bootstrap", "Handler: main"},
+		{"folder that is not there", "CodeUri: build/sweep", "CodeUri: build/swep"},
+		{"two functions with one binary", "CodeUri: build/sweep", "CodeUri: build/api"},
+		{"timeout over the gateway's", "Timeout: 29", "Timeout: 31"},
+		{"attribute typo", "!GetAtt Key.Arn", "!GetAtt Key.ARN"},
+		{"attribute typo in Sub", "${Table.Arn}/index/due", "${Table.ARN}/index/due"},
+		{"reference typo", "!Ref SweepLog", "!Ref SweepLogs"},
+		{"condition typo", "!If [HasAlarmTopic,", "!If [HasTopic,"},
+		{"output of nothing", "!GetAtt Api.ApiEndpoint", "!GetAtt Api.Url"},
+		{"unknown tag", "!Sub \"Pinward", "!Subst \"Pinward"},
+		{"property given twice", "SSEEnabled: true", "SSEEnabled: true\n        SSEEnabled: false"},
+		{"property typo", "EnableKeyRotation: true", "EnableKeyRotations: true"},
+		{"key not rotated", "EnableKeyRotation: true", "EnableKeyRotation: false"},
+		{"INCLUDE without attributes", "Projection: {ProjectionType: ALL}", "Projection: {ProjectionType: INCLUDE}"},
+		{"index missing", "        - IndexName: list\n          KeySchema:\n            - {AttributeName: list_p, KeyType: HASH}\n            - {AttributeName: list_s, KeyType: RANGE}\n          Projection: {ProjectionType: ALL}\n", ""},
+		{"index name", "IndexName: history", "IndexName: historic"},
+		{"index keys exchanged", "{AttributeName: due_p, KeyType: HASH}", "{AttributeName: list_p, KeyType: HASH}"},
+		{"key type", "{AttributeName: due_s, AttributeType: S}", "{AttributeName: due_s, AttributeType: N}"},
+		{"TTL attribute", "AttributeName: x\n", "AttributeName: ttl\n"},
+		{"table not kept", "DeletionProtectionEnabled: true", "DeletionProtectionEnabled: false"},
+		{"table deleted with the stack", "DeletionPolicy: Retain", "DeletionPolicy: Delete"},
+		{"no recovery", "PointInTimeRecoveryEnabled: true", "PointInTimeRecoveryEnabled: false"},
+		{"variable's name", "KMS_KEY_ARN:", "KMS_KEY:"},
+		{"variable missing", "        TABLE_NAME: !Ref Table\n", ""},
+		{"every action", "Action: kms:Decrypt", "Action: kms:*"},
+		{"action nobody needs", "Action: kms:Decrypt", "Action: [kms:Decrypt, kms:ScheduleKeyDeletion]"},
+		{"action typo", "dynamodb:ConditionCheckItem", "dynamodb:ConditionCheck"},
+		{"condition lost", "dynamodb:LeadingKeys: [\"due/*\"]", "dynamodb:LeadingKeys: [\"*\"]"},
+		{"role of the other function", "Role: !GetAtt SweepRole.Arn", "Role: !GetAtt ApiRole.Arn"},
+		{"second action list", "Role: !GetAtt SweepRole.Arn", "Role: !GetAtt SweepRole.Arn\n      Policies: [AmazonDynamoDBFullAccess]"},
+		{"alarm's metric", "MetricName: Throttles", "MetricName: Throttle"},
+		{"alarm's dimension", "Name: ApiId", "Name: ApiName"},
+		{"alarm's expression", "FILL(errors, 0)", "FILL(error, 0)"},
+		{"alarm silent without data", "TreatMissingData: breaching", "TreatMissingData: notBreaching"},
+		{"alarm goes nowhere", "      TreatMissingData: breaching\n      AlarmActions: !If [HasAlarmTopic, [!Ref AlarmTopicArn], !Ref AWS::NoValue]\n", "      TreatMissingData: breaching\n"},
+		{"logs kept for ever", "      RetentionInDays: !Ref LogRetentionDays\n  ApiAccessLog", "  ApiAccessLog"},
+	}
+	mutants := make([]string, len(planted))
+	for i, p := range planted {
+		if mutants[i] = strings.Replace(text, p.old, p.new, 1); mutants[i] == text {
+			t.Fatalf("%s: %q is not in the template", p.name, p.old)
+		}
+	}
+	byValidator := 0
+	for i, findings := range validate(t, mutants...) {
+		if len(findings) > 0 {
+			byValidator++
+		} else if len(check(mutants[i])) == 0 {
+			t.Errorf("%s: nothing was found", planted[i].name)
+		}
+	}
+	t.Logf("%d errors planted, of which the validator finds %d", len(planted), byValidator)
+}
+
+// validate returns what CloudFormation's validator finds in each text.
+func validate(t *testing.T, texts ...string) [][]string {
+	t.Helper()
+	module, err := testserver.Module("@aws/cloudformation-validate")
+	testserver.Need(t, err)
+	_, err = exec.LookPath("node")
+	testserver.Need(t, err)
+	args, dir := []string{"validate.mjs", module}, t.TempDir()
+	for i, text := range texts {
+		name := filepath.Join(dir, strconv.Itoa(i)+".yaml")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, name)
+	}
+	cmd := exec.Command("node", args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("run the validator: %v", err)
+	}
+	var findings [][]string
+	if err := json.Unmarshal(out, &findings); err != nil || len(findings) != len(texts) {
+		t.Fatalf("the validator printed %q: %v", out, err)
+	}
+	return findings
+}
