@@ -61,10 +61,10 @@ func TestLambda(t *testing.T) {
 			_, err = l.Invoke(ctx, []byte(`"fail"`))
 			wantError(t, err, "errorString", "no")
 		}
+		l.Stop() // the log is whole once the process has ended
 		if got := strings.Count(l.Log(), "asked to work\n"); got != 3 {
 			t.Errorf("the log has %d lines of 3: %s", got, l.Log())
 		}
-		l.Stop()
 		_, err := l.Invoke(ctx, []byte(`"work"`))
 		wantError(t, err, "Runtime.ExitError", "killed")
 	})
