@@ -20,7 +20,8 @@ const module = "github.com/pinward/pinward/"
 // rooms lists the packages from the top of the house to the bottom. A package
 // imports only what stands below its own line.
 var rooms = [][]string{
-	{"infra/local", "functions/api", "functions/sweep"},
+	{"infra/local", "functions/api", "functions/sweep", "infra/softcard/cmd/softcard"},
+	{"infra/softcard"},
 	{"functions/wiring"},
 	{"functions/api/rest", "functions/sweep/due"},
 	{"shared/user"},
@@ -51,7 +52,7 @@ var behind = map[string][]string{
 }
 
 // tests are for tests only: no product code imports them.
-var tests = []string{"infra/testserver", "infra/deployment", "infra/layers"}
+var tests = []string{"infra/testserver", "infra/deployment", "infra/layers", "infra/softcard/pcscd"}
 
 // pure packages do no I/O and take time and randomness as arguments.
 var pure = []string{"shared/apdu", "shared/pin", "shared/problem", "shared/secret"}
