@@ -1,0 +1,116 @@
+package table_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinward/pinward/shared/table"
+)
+
+// TestKeys pins every key as it is stored: a change would lose what is there.
+func TestKeys(t *testing.T) {
+	const acme = table.TenantID("acme")
+	at := time.Date(2030, 1, 31, 9, 5, 7, 999, time.FixedZone("", 2*3600))
+	var got []string
+	key := func(name string, k table.Key) {
+		got = append(got, fmt.Sprintf("%s: %q %q", name, k.Partition(), k.Sort()))
+	}
+	index := func(name string, k table.IndexKey) {
+		got = append(got, fmt.Sprintf("%s: %s %q %q", name, k.Index(), k.Partition(), k.Sort()))
+	}
+	ranges := func(name string, rs ...table.Range) {
+		for _, r := range rs {
+			s := r.Spec()
+			got = append(got, strings.TrimSpace(fmt.Sprintf("%s: %s %q from %q to %q", name, s.Index, s.Partition, s.From, s.To)))
+		}
+	}
+	key("tenant", table.TenantKey(acme))
+	key("policy", table.PolicyKey(acme))
+	key("keysets", table.KeysetsKey(acme))
+	ranges("core", table.TenantCore(acme))
+	index("tenant listed", table.TenantListed(acme))
+	ranges("tenants", table.Tenants()[0], table.Tenants()[table.TenantShards-1])
+	key("policy version", table.PolicyVersionKey(acme, 7))
+	ranges("policy versions", table.PolicyVersions(acme))
+	key("API key", table.APIKeyKey(acme, "K"))
+	ranges("API keys", table.APIKeys(acme))
+	key("messaging", table.MessagingKey(acme, "M"))
+	ranges("messagings", table.Messagings(acme))
+	key("template", table.TemplateKey(acme, "T"))
+	ranges("templates", table.Templates(acme))
+	key("token", table.TokenKey(acme, "K"))
+	key("user", table.UserKey(acme, "U"))
+	index("user listed", table.UserListed(acme, "ada", "U"))
+	ranges("users", table.Users(acme, "ad")[0], table.Users(acme, "")[table.ListShards-1])
+	index("user due", table.UserDue(acme, "U", at))
+	ranges("due", table.DueBefore(3, at))
+	key("username", table.UsernameKey(acme, "ada"))
+	key("external id", table.ExternalKey(acme, "a/b%c\x00d\x01\xff"))
+	key("lookup", table.LookupKey(acme, "1.tag"))
+	key("attempts", table.AttemptsKey(acme, "user/U"))
+	key("count", table.CountKey(acme, "U"))
+	ranges("counts", table.Counts(acme))
+	key("idempotency", table.IdempotencyKey(acme, "1.hash"))
+	key("audit", table.AuditKey(acme, at, "01A"))
+	index("audit subject", table.AuditSubject(acme, "user/U", "01A"))
+	ranges("audit day", table.AuditDay(acme, at))
+	ranges("audit of", table.AuditOf(acme, "user/U"))
+
+	want := strings.Split(strings.TrimSpace(`
+tenant: "t/acme" "core/tenant"
+policy: "t/acme" "core/policy"
+keysets: "t/acme" "core/keysets"
+core:  "t/acme" from "core/" to "core0"
+tenant listed: list "tenants/3" "acme"
+tenants: list "tenants/0" from "" to ""
+tenants: list "tenants/3" from "" to ""
+policy version: "t/acme" "policy/0000000007"
+policy versions:  "t/acme" from "policy/" to "policy0"
+API key: "t/acme" "key/K"
+API keys:  "t/acme" from "key/" to "key0"
+messaging: "t/acme" "messaging/M"
+messagings:  "t/acme" from "messaging/" to "messaging0"
+template: "t/acme" "template/T"
+templates:  "t/acme" from "template/" to "template0"
+token: "t/acme/token/K" "token"
+user: "t/acme/user/U" "user"
+user listed: list "t/acme/users/0" "ada\x01U"
+users: list "t/acme/users/0" from "ad" to "ae"
+users: list "t/acme/users/3" from "" to ""
+user due: due "due/00" "2030-01-31T07:05:07Z/acme/U"
+due: due "due/03" from "" to "2030-01-31T07:05:08Z"
+username: "t/acme/username/ada" "username"
+external id: "t/acme/external/a%2Fb%25c%00d%01%FF" "external"
+lookup: "t/acme/lookup/1.tag" "lookup"
+attempts: "t/acme/attempts/user%2FU" "attempts"
+count: "t/acme/count" "users/00"
+counts:  "t/acme/count" from "users/" to "users0"
+idempotency: "t/acme/idem/1.hash" "idem"
+audit: "t/acme/audit/20300131" "01A"
+audit subject: history "t/acme/history/user%2FU" "01A"
+audit day:  "t/acme/audit/20300131" from "" to ""
+audit of: history "t/acme/history/user%2FU" from "" to ""
+`), "\n")
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestKeyNamesNobody: what goes to logs has no name and nothing derived from a
+// secret in it.
+func TestKeyNamesNobody(t *testing.T) {
+	for _, k := range []table.Key{
+		table.UsernameKey("acme", "lovelace"), table.ExternalKey("acme", "lovelace"), table.LookupKey("acme", "lovelace"),
+		table.AttemptsKey("acme", "lovelace"), table.IdempotencyKey("acme", "lovelace"),
+	} {
+		for _, text := range []string{k.String(), fmt.Sprintf("%v %s", k, k), (&table.ConditionError{Key: k}).Error()} {
+			if strings.Contains(text, "lovelace") {
+				t.Errorf("%s shows what it stands for", text)
+			}
+		}
+	}
+}
