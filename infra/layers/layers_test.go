@@ -27,6 +27,7 @@ var rooms = [][]string{
 	{"shared/user"},
 	{"shared/tenant"},
 	{"shared/mail", "shared/vault", "shared/audit", "shared/gateway"},
+	{"shared/card"},
 	{"shared/table/tabletest"},
 	{"shared/table/bolt", "shared/table/dynamo"},
 	{"shared/table", "shared/pin", "shared/apdu"},
@@ -55,7 +56,7 @@ var behind = map[string][]string{
 var tests = []string{"infra/testserver", "infra/deployment", "infra/layers", "infra/softcard/pcscd"}
 
 // pure packages do no I/O and take time and randomness as arguments.
-var pure = []string{"shared/apdu", "shared/pin", "shared/problem", "shared/secret"}
+var pure = []string{"shared/card", "shared/apdu", "shared/pin", "shared/problem", "shared/secret"}
 
 var impure = []string{"net", "os", "crypto/rand", "math/rand", "database", "syscall"}
 
