@@ -169,7 +169,7 @@ func TestBootstraps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []due.Report{{Due: 2, Sent: 1, Expired: 1}, {}} {
+	for _, want := range []due.Report{{Due: 2, Sent: 1, Expired: 1, Unannounced: 1}, {}} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		out, err := function.Invoke(ctx, schedule)
 		cancel()

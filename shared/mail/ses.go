@@ -75,8 +75,8 @@ func (s *SES) batch(ctx context.Context) int {
 		// Without an answer it goes on with what it knows: SES enforces the quota
 		// itself, and mails should not wait for this.
 		out, err := s.api.GetAccount(ctx, &sesv2.GetAccountInput{})
+		s.readAt = time.Now() // also after a failure, or every send would wait for the next one
 		if err == nil && out.SendQuota != nil {
-			s.readAt = time.Now()
 			perSecond := max(out.SendQuota.MaxSendRate, sandboxRate)
 			if rate.Limit(perSecond) != s.limiter.Limit() {
 				s.limiter = rate.NewLimiter(rate.Limit(perSecond), min(maxDestinations, int(perSecond)))

@@ -61,8 +61,43 @@ func (us *Users) ExpirePIN(ctx context.Context, core tenant.Core, by audit.Actor
 	if u.PIN.lookup != "" {
 		w.add(table.Delete(table.LookupKey(t, u.PIN.lookup), table.Whatever()))
 	}
+	var details map[string]string
+	if n := &u.PIN.Notice; n.State == NoticePlanned || n.State == NoticeClaimed {
+		*n = Notice{State: NoticeFailed, At: us.Now().UTC().Truncate(time.Second), Attempts: n.Attempts, Repeated: n.Repeated, Reason: ReasonExpiredFirst}
+		details = map[string]string{"unannounced": "true"}
+	}
 	u.PIN = gone(core, u.PIN, us.Now(), "expired")
-	return us.writeDue(ctx, t, by, u, "pin.expired", nil, w)
+	return us.writeDue(ctx, t, by, u, "pin.expired", details, w)
+}
+
+// ReasonExpiredFirst is why a notice failed whose PIN expired before it was sent.
+const ReasonExpiredFirst = "expiredFirst"
+
+// Unannounced tells whether the PIN is about to be deleted, or was, without its
+// expiry having been announced as planned.
+func (d Due) Unannounced() bool {
+	s := d.User.PIN.Notice.State
+	return s == NoticePlanned || s == NoticeClaimed
+}
+
+// PostponeNotice puts a notice off that cannot be sent now for a reason that
+// has nothing to do with the user. It is recorded when the reason is new. It
+// returns false if the user was changed meanwhile.
+func (us *Users) PostponeNotice(ctx context.Context, t table.TenantID, by audit.Actor, u User, at time.Time, reason string) (bool, error) {
+	n := &u.PIN.Notice
+	n.Repeated = n.Repeated || n.State == NoticeClaimed // that claim may have sent it
+	news := n.Reason != reason
+	n.State, n.At, n.Reason = NoticePlanned, at.UTC().Truncate(time.Second), reason
+	if news {
+		return us.writeDue(ctx, t, by, u, "pin.notice", map[string]string{"state": string(NoticePlanned)}, write{})
+	}
+	err := us.Table.Write(ctx, table.Put(userRecord{t, u}, table.IfVersion(u.Version)))
+	if errors.Is(err, problem.ErrConflict) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("postpone notice: %w", err)
+	}
+	return true, nil
 }
 
 // ClaimNotice takes it on to announce a PIN's expiry: until the lease ends

@@ -218,8 +218,10 @@ func TestAlwaysOvertaken(t *testing.T) {
 		w := newWorld(t, pinOnly, expiring)
 		ada := w.user("ada", pinA)
 		us := *w.Users
+		turns := 0
 		us.Table = overtaking{w.Table, func() {
-			must(w.Update(t.Context(), w.core, admin, ada.ID, 0, func(*Profile) {}, nil))(t)
+			turns++
+			must(w.Update(t.Context(), w.core, admin, ada.ID, 0, func(p *Profile) { p.DisplayName = fmt.Sprint("Ada ", turns) }, nil))(t)
 		}}
 		if err := op.run(t.Context(), &us, w, ada); !errors.Is(err, problem.ErrConflict) {
 			t.Errorf("%s: %v", op.name, err)

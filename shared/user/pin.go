@@ -16,19 +16,27 @@ import (
 )
 
 // accept puts a new PIN into u, or reports everything that the policy has
-// against it. Every path on which a PIN is made or changed comes through here.
-// What has to be written besides the user is added to w.
-func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u *User, newPIN secret.Text, w *write) error {
-	about, err := us.about(ctx, core, u.Profile)
-	if err != nil {
-		return err
-	}
+// against it, after what else is wrong with the request. Every path on which a
+// PIN is made or changed comes through here. What has to be written besides the
+// user is added to w. The PIN must not resemble a former profile either, or it
+// could be stepped around by changing that in the same call.
+func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u *User, newPIN secret.Text, w *write, vs problem.Violations, former ...Profile) error {
 	policy := core.Policy.Policy
-	vs := policy.Check(newPIN, about)
-	if used(core, *u, newPIN) {
-		vs.Add("reused", "pin", "is one of your last %d PINs; choose one that you did not have lately", policy.History)
+	for _, p := range append([]Profile{u.Profile}, former...) {
+		about, err := us.about(ctx, core, p)
+		if err != nil {
+			return err
+		}
+		for _, v := range policy.Check(newPIN, about) {
+			if !slices.Contains(vs, v) {
+				vs = append(vs, v)
+			}
+		}
 	}
 	if err := vs.Err(); err != nil {
+		return err
+	}
+	if err := us.notUsed(ctx, core, by, *u, newPIN); err != nil {
 		return err
 	}
 
@@ -51,6 +59,9 @@ func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u
 		}
 	}
 	w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
+	if policy.History > 0 {
+		w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, formerBudget(core, u.ID).who), table.Whatever()))
+	}
 
 	now := us.Now().UTC().Truncate(time.Second)
 	u.PIN = PIN{SetAt: now, By: by, PolicyVersion: core.Policy.Version,
@@ -72,6 +83,48 @@ func (us *Users) about(ctx context.Context, core tenant.Core, p Profile) (about 
 		about.Users, err = us.Count(ctx, core.Tenant.ID)
 	}
 	return about, err
+}
+
+// notUsed refuses a PIN that the user had lately. To be refused so is to learn
+// a PIN of somebody's, so it is a guess: counted before it is looked at, and
+// told in the audit log. It comes last, when nothing else speaks against the
+// PIN: one that was not had lately is then set, which is seen.
+//
+// The present PIN set once more by whoever has just set it is not refused: the
+// answer was lost, and this is the same call again.
+func (us *Users) notUsed(ctx context.Context, core tenant.Core, by audit.Actor, u User, newPIN secret.Text) error {
+	if core.Policy.History == 0 || u.PIN.verifier == "" && len(u.PIN.history) == 0 {
+		return nil
+	}
+	counts, allowed, err := us.reserve(ctx, core, formerBudget(core, u.ID))
+	if err != nil {
+		return err
+	}
+	if !allowed {
+		return &problem.LimitError{Code: "locked", Reason: "too many former PINs were tried", Until: counts[0].LockedUntil}
+	}
+	if !used(core, u, newPIN) {
+		return nil
+	}
+	if u.PIN.By == by && us.Now().Sub(u.PIN.SetAt) < sameCall && core.Keys.Matches(u.PIN.verifier, u.ID, newPIN) {
+		return errNothing
+	}
+	record := audit.Record{Actor: by, Action: "pin.choose", Subject: Subject(u.ID), Outcome: audit.Refused, Reason: "reused"}
+	if err := us.Table.Write(ctx, us.Audit.Op(ctx, core.Tenant.ID, record)); err != nil {
+		return fmt.Errorf("record the refusal: %w", err)
+	}
+	return reused(core)
+}
+
+func reused(core tenant.Core) error {
+	return problem.Invalid("reused", "pin", "is one of the last %d PINs; choose one that was not had lately", core.Policy.History)
+}
+
+// sameCall is how long a call that sets the same PIN again counts as repeated.
+const sameCall = 2 * time.Minute
+
+func formerBudget(core tenant.Core, id string) budget {
+	return budget{"former/" + id, core.Policy.MaxAttempts}
 }
 
 // used tells whether the PIN is among the user's last ones, the present one
@@ -109,7 +162,7 @@ func pinDetails(core tenant.Core) map[string]string {
 func (us *Users) SetPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, newPIN secret.Text) (u User, err error) {
 	err = us.choose(ctx, core, by, id, func() error {
 		u, err = us.changePIN(ctx, core, by, id, "pin.set", func(u *User, w *write) error {
-			return us.accept(ctx, core, by, u, newPIN, w)
+			return us.accept(ctx, core, by, u, newPIN, w, nil)
 		})
 		return err
 	})
@@ -123,20 +176,20 @@ func (us *Users) choose(ctx context.Context, core tenant.Core, by audit.Actor, i
 	if !core.Tenant.Settings.PINOnlyLogin || by.Kind != audit.Self {
 		return do()
 	}
-	who := "choice/" + id
-	a, allowed, err := us.reserve(ctx, core, who)
+	mine := []budget{{"choice/" + id, core.Policy.MaxAttempts}}
+	counts, allowed, err := us.reserve(ctx, core, mine...)
 	if err != nil {
 		return err
 	}
 	if !allowed {
-		return &problem.LimitError{Code: "locked", Reason: "too many PINs were tried that cannot be used here", Until: a.LockedUntil}
+		return &problem.LimitError{Code: "locked", Reason: "too many PINs were tried that cannot be used here", Until: counts[0].LockedUntil}
 	}
 	err = do()
 	record := audit.Record{Actor: by, Action: "pin.choose", Subject: Subject(id), Outcome: audit.Refused, Reason: "taken"}
 	if errors.Is(err, errTaken) {
 		return errors.Join(us.Table.Write(ctx, us.Audit.Op(ctx, core.Tenant.ID, record)), err)
 	}
-	return errors.Join(us.takeBack(ctx, core, who, a), err)
+	return errors.Join(us.takeBack(ctx, core, mine, counts), err)
 }
 
 // generateTries bounds how many generated PINs are tried when those tried are
@@ -163,7 +216,10 @@ func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Act
 			if err != nil {
 				return err
 			}
-			return us.accept(ctx, core, by, u, made, w)
+			if used(core, *u, made) {
+				return reused(core)
+			}
+			return us.accept(ctx, core, by, u, made, w, nil)
 		})
 		if errors.Is(err, errTaken) {
 			continue

@@ -165,14 +165,14 @@ func (p Profile) Validate() error {
 	if strings.ContainsFunc(p.Phone, func(r rune) bool { return !strings.ContainsRune("0123456789+-()/. ", r) }) {
 		vs.Add("characters", "phone", "has other characters than digits, spaces and + - ( ) / .")
 	}
-	if len(p.Groups) > 100 {
-		vs.Add("count", "groups", "are %d, at most 100 are taken", len(p.Groups))
+	if len(p.Groups) > 50 {
+		vs.Add("count", "groups", "are %d, at most 50 are taken", len(p.Groups))
 	}
 	for _, g := range p.Groups {
 		if g == "" {
 			vs.Add("missing", "groups", "has an empty name")
 		}
-		text("groups", g, 100)
+		text("groups", g, 64)
 	}
 	return vs.Err()
 }

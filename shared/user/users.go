@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"time"
 
@@ -28,8 +29,12 @@ type Users struct {
 }
 
 // tries bounds how often an operation begins anew because somebody else
-// changed the same items meanwhile.
-const tries = 8
+// changed the same items meanwhile. Those who create users at the same time
+// meet at the shards of the count, where one at a time is let through.
+const (
+	tries       = 8
+	createTries = 50
+)
 
 // write is a Write in the making. What a failed condition means is said where
 // the op is added: the user's fault, or that somebody else was faster.
@@ -68,7 +73,7 @@ func (us *Users) Create(ctx context.Context, core tenant.Core, by audit.Actor, p
 	if err != nil {
 		return User{}, fmt.Errorf("make a user id: %w", err)
 	}
-	for range tries {
+	for range createTries {
 		u := User{ID: id.String(), Profile: p, CreatedAt: now.UTC().Truncate(time.Second)}
 		w, err := us.change(ctx, core, by, User{}, &u, pin, "user.created")
 		if err != nil {
@@ -115,6 +120,9 @@ func (us *Users) update(ctx context.Context, core tenant.Core, by audit.Actor, i
 		u := old
 		u.Profile.Groups = slices.Clone(old.Profile.Groups)
 		edit(&u.Profile)
+		if pin == nil && reflect.DeepEqual(u.Profile, old.Profile) {
+			return old, nil
+		}
 		w, err := us.change(ctx, core, by, old, &u, pin, "user.updated")
 		if err != nil {
 			return User{}, err
@@ -149,12 +157,12 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 	}
 	record := audit.Record{Actor: by, Action: action, Subject: Subject(u.ID), Outcome: audit.Done}
 	if pin != nil {
-		if err := vs.Merge(us.accept(ctx, core, by, u, *pin, &w)); err != nil {
+		err := us.accept(ctx, core, by, u, *pin, &w, vs, old.Profile)
+		if err != nil && !errors.Is(err, errNothing) {
 			return write{}, err
 		}
 		record.Details = pinDetails(core)
-	}
-	if err := vs.Err(); err != nil {
+	} else if err := vs.Err(); err != nil {
 		return write{}, err
 	}
 	now := us.Now().UTC().Truncate(time.Second)
@@ -235,7 +243,8 @@ func (us *Users) List(ctx context.Context, t table.TenantID, prefix, beyond stri
 	return users, next, nil
 }
 
-// Delete removes a user and everything that is held for them but the audit.
+// Delete removes a user with what is held for them, but for the audit. A token
+// of theirs ends by itself; it reaches nothing of theirs any more.
 func (us *Users) Delete(ctx context.Context, core tenant.Core, by audit.Actor, id string) error {
 	t := core.Tenant.ID
 	for range tries {
@@ -339,25 +348,34 @@ type Census struct {
 func (us *Users) Census(ctx context.Context, t table.TenantID) (Census, error) {
 	c := Census{ByPolicy: make(map[int64]int)}
 	now := us.Now()
-	for place := ""; ; {
-		users, next, err := us.List(ctx, t, "", place, table.MaxLimit)
-		if err != nil {
-			return Census{}, err
-		}
-		for _, u := range users {
-			c.Users++
-			if u.PIN.State(now) != IsSet {
-				c.WithoutPIN++
-				continue
+	for _, shard := range table.Users(t, "") {
+		for more := true; more; {
+			page, err := us.Table.Query(ctx, shard)
+			if err != nil {
+				return Census{}, fmt.Errorf("count PINs: %w", err)
 			}
-			c.ByPolicy[u.PIN.PolicyVersion]++
-			if u.PIN.Identifies() {
-				c.Identifying++
+			for _, item := range page.Items {
+				u, err := decode(item)
+				if err != nil {
+					return Census{}, err
+				}
+				c.add(u, now)
+				shard = shard.Beyond(shard.Place(item))
 			}
+			more = page.More
 		}
-		if next == "" {
-			return c, nil
-		}
-		place = next
+	}
+	return c, nil
+}
+
+func (c *Census) add(u User, now time.Time) {
+	c.Users++
+	if u.PIN.State(now) != IsSet {
+		c.WithoutPIN++
+		return
+	}
+	c.ByPolicy[u.PIN.PolicyVersion]++
+	if u.PIN.Identifies() {
+		c.Identifying++
 	}
 }

@@ -35,6 +35,7 @@ type attempts struct {
 	LockedUntil time.Time
 	Lock        time.Duration // how long guesses count
 	version     int64
+	before      time.Time // Since, before this one was counted
 }
 
 type storedAttempts struct {
@@ -76,41 +77,56 @@ func (us *Users) attempts(ctx context.Context, core tenant.Core, who string) (at
 	return a, nil
 }
 
-// reserve counts a guess before it is looked at, so that however many are made
-// at the same time, no more are looked at than the policy allows. It returns
-// false if guessing is locked.
-func (us *Users) reserve(ctx context.Context, core tenant.Core, who string) (attempts, bool, error) {
-	// Whoever loses the race for the count reads it again; every round somebody
+// budget is how many wrong guesses somebody may make within the lock time.
+type budget struct {
+	who string
+	max int
+}
+
+// reserve counts a guess before it is looked at, in each of the budgets at
+// once, so that however many are made at the same time, no more are looked at
+// than allowed. It returns the counts in the budgets' order, and false with the
+// count that is locked alone if one is.
+func (us *Users) reserve(ctx context.Context, core tenant.Core, budgets ...budget) ([]attempts, bool, error) {
+	// Whoever loses the race for a count reads it again; every round somebody
 	// wins, so there are at most as many rounds as guesses allowed, and some
 	// more if right ones reset the count meanwhile.
-	for range core.Policy.MaxAttempts + 100 {
-		a, err := us.attempts(ctx, core, who)
-		if err != nil {
-			return a, false, err
-		}
-		if us.Now().Before(a.LockedUntil) {
-			return a, false, nil
-		}
-		a.Count++
-		a.Since = us.Now().UTC()
-		if a.Count >= core.Policy.MaxAttempts {
-			a.LockedUntil = a.Since.Add(a.Lock).Truncate(time.Second)
-		}
-		err = us.Table.Write(ctx, table.Put(a, table.After(a.version)))
-		if err == nil {
+	for range budgets[0].max + 100 {
+		counts := make([]attempts, len(budgets))
+		ops := make([]table.Op, len(budgets))
+		for i, b := range budgets {
+			a, err := us.attempts(ctx, core, b.who)
+			if err != nil {
+				return nil, false, err
+			}
+			if us.Now().Before(a.LockedUntil) {
+				return []attempts{a}, false, nil
+			}
+			a.before, a.Since = a.Since, us.Now().UTC()
+			if a.Count++; a.Count >= b.max {
+				a.LockedUntil = a.Since.Add(a.Lock).Truncate(time.Second)
+			}
+			ops[i] = table.Put(a, table.After(a.version))
 			a.version++
-			return a, true, nil
+			counts[i] = a
+		}
+		err := us.Table.Write(ctx, ops...)
+		if err == nil {
+			return counts, true, nil
 		} else if !errors.Is(err, problem.ErrConflict) {
-			return a, false, fmt.Errorf("count the attempt: %w", err)
+			return nil, false, fmt.Errorf("count the attempt: %w", err)
 		}
 	}
-	return attempts{}, false, fmt.Errorf("count the attempt: %w", problem.ErrUnavailable)
+	return nil, false, fmt.Errorf("count the attempt: %w", problem.ErrUnavailable)
 }
 
 // answer is the result of a guess that was not right.
 func (a attempts) answer(core tenant.Core) Result {
 	return Result{TriesLeft: max(core.Policy.MaxAttempts-a.Count, 0), LockedUntil: a.LockedUntil}
 }
+
+// nobody is an id that no user has: ids carry the time they were made at.
+const nobody = "00000000000000000000000000"
 
 // Why a guess was not right, as the audit log has it.
 const (
@@ -132,6 +148,11 @@ func (us *Users) Verify(ctx context.Context, core tenant.Core, by audit.Actor, r
 	}
 	who := Subject(u.ID)
 	if !known {
+		if ref.ID == "" { // a known name costs this read too
+			if _, err := us.Get(ctx, core.Tenant.ID, nobody); !errors.Is(err, problem.ErrNotFound) {
+				return Result{}, err
+			}
+		}
 		// Keyed, for people type PINs where the name belongs.
 		name, err := core.Keys.Fingerprint("unknown user", fmt.Appendf(nil, "%q %q %q", ref.ID, Fold(ref.Username), ref.ExternalID))
 		if err != nil {
@@ -139,7 +160,7 @@ func (us *Users) Verify(ctx context.Context, core tenant.Core, by audit.Actor, r
 		}
 		who = "unknown/" + name
 	}
-	a, allowed, err := us.reserve(ctx, core, who)
+	counts, allowed, err := us.reserve(ctx, core, budget{who, core.Policy.MaxAttempts})
 	if err != nil {
 		return Result{}, err
 	}
@@ -161,7 +182,7 @@ func (us *Users) Verify(ctx context.Context, core tenant.Core, by audit.Actor, r
 	if known {
 		record.Subject = Subject(u.ID)
 	}
-	return us.finish(ctx, core, a, allowed, record, u)
+	return us.finish(ctx, core, counts[0], allowed, record, u)
 }
 
 // finish writes what came of a guess: the audit record, and after a right one
@@ -198,7 +219,8 @@ func (us *Users) find(ctx context.Context, t table.TenantID, ref Ref) (User, err
 }
 
 // Identify finds the user by the PIN alone. The tenant must have turned on
-// PIN-only login. Guesses are counted for each terminal of a key; a right one
+// PIN-only login. Guesses are counted for each terminal of a key, and for the
+// key as a whole, since it is the caller who names the terminal. A right one
 // takes back its own count only, so that nobody who knows one PIN can go on
 // guessing others for ever.
 func (us *Users) Identify(ctx context.Context, core tenant.Core, by audit.Actor, terminal string, guess secret.Text) (Result, error) {
@@ -206,11 +228,15 @@ func (us *Users) Identify(ctx context.Context, core tenant.Core, by audit.Actor,
 	if !core.Tenant.Settings.PINOnlyLogin {
 		return Result{}, fmt.Errorf("%w: the tenant has not turned on PIN-only login", problem.ErrState)
 	}
-	who := "terminal/" + by.ID + "/" + terminal
-	a, allowed, err := us.reserve(ctx, core, who)
+	budgets := []budget{
+		{"terminal/" + by.ID + "/" + terminal, core.Policy.MaxAttempts},
+		{"key/" + by.ID, core.Policy.MaxAttempts * terminalsAtOnce},
+	}
+	counts, allowed, err := us.reserve(ctx, core, budgets...)
 	if err != nil {
 		return Result{}, err
 	}
+	a := counts[0]
 	record := audit.Record{Actor: by, Action: "pin.identify", Outcome: audit.Refused}
 	if terminal != "" {
 		record.Details = map[string]string{"terminal": terminal}
@@ -249,37 +275,48 @@ func (us *Users) Identify(ctx context.Context, core tenant.Core, by audit.Actor,
 		return us.finish(ctx, core, a, allowed, record, u)
 	}
 	record.Outcome = audit.Done
-	if err := us.takeBack(ctx, core, who, a, us.Audit.Op(ctx, t, record)); err != nil {
+	if err := us.takeBack(ctx, core, budgets, counts, us.Audit.Op(ctx, t, record)); err != nil {
 		return Result{}, err
 	}
 	return Result{Right: true, User: u, TriesLeft: core.Policy.MaxAttempts}, nil
 }
 
+// terminalsAtOnce is how many terminals' worth of wrong guesses a key may have
+// at the same time.
+const terminalsAtOnce = 10
+
 // takeBack uncounts one reserved guess, in one write with ops.
-func (us *Users) takeBack(ctx context.Context, core tenant.Core, who string, a attempts, ops ...table.Op) error {
+func (us *Users) takeBack(ctx context.Context, core tenant.Core, budgets []budget, counts []attempts, ops ...table.Op) error {
 	for range tries {
-		a.Count = max(a.Count-1, 0)
-		if a.Count < core.Policy.MaxAttempts {
-			a.LockedUntil = time.Time{}
+		all := ops
+		for _, a := range counts {
+			if a.version == 0 { // it was forgotten meanwhile
+				continue
+			}
+			a.Count = max(a.Count-1, 0)
+			a.LockedUntil = time.Time{} // it was not locked before this one
+			if !a.before.IsZero() {
+				a.Since = a.before // a right guess does not keep wrong ones from being forgotten
+			}
+			op := table.Put(a, table.IfVersion(a.version))
+			if a.Count == 0 {
+				op = table.Delete(a.key, table.IfVersion(a.version))
+			}
+			all = append(all[:len(all):len(all)], op)
 		}
-		count := table.Put(a, table.After(a.version))
-		if a.Count == 0 {
-			count = table.Delete(a.key, table.After(a.version))
+		if len(all) == 0 {
+			return nil
 		}
-		err := us.Table.Write(ctx, append(ops, count)...)
+		err := us.Table.Write(ctx, all...)
 		if err == nil {
 			return nil
 		} else if !errors.Is(err, problem.ErrConflict) {
 			return fmt.Errorf("record the login: %w", err)
 		}
-		// Others were counted meanwhile.
-		if a, err = us.attempts(ctx, core, who); err != nil {
-			return err
-		}
-		if a.version == 0 && len(ops) == 0 {
-			return nil
-		} else if a.version == 0 {
-			return us.Table.Write(ctx, ops...)
+		for i, b := range budgets { // others were counted meanwhile
+			if counts[i], err = us.attempts(ctx, core, b.who); err != nil {
+				return err
+			}
 		}
 	}
 	return fmt.Errorf("record the login: %w", problem.ErrUnavailable)

@@ -12,7 +12,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,22 +40,26 @@ const (
 	pageSize = 50              // users read at once: one bulk call of SES
 	lease    = 5 * time.Minute // how long a claim holds: longer than an invocation may last
 	reserve  = 15 * time.Second
-	parallel = 8 // writes at once in a page
-	shardsAt = 4 // shards at once
+	patience = 10 * time.Second // with one tenant's mail system, a page
+	wait     = time.Hour        // until a tenant that cannot send is tried again
+	parallel = 8                // writes at once in a page
+	shardsAt = 4                // shards at once
 )
 
 // Report counts what a sweep did.
 type Report struct {
-	Due        int  `json:"due"`        // read from the index
-	Expired    int  `json:"expired"`    // PINs deleted
-	Sent       int  `json:"sent"`       // mails accepted
-	Repeated   int  `json:"repeated"`   // of those: may have been sent before
-	NoAddress  int  `json:"noAddress"`  // users who could not be told: no mail address
-	Refused    int  `json:"refused"`    // mails that the mail system will never take
-	Postponed  int  `json:"postponed"`  // to be tried again later
-	Overtaken  int  `json:"overtaken"`  // somebody else did it, or it was not due any more
-	Errors     int  `json:"errors"`     // items left for the next sweep
-	Unfinished bool `json:"unfinished"` // time ran out with more to do
+	Due         int  `json:"due"`         // read from the index
+	Expired     int  `json:"expired"`     // PINs deleted
+	Sent        int  `json:"sent"`        // mails accepted
+	Repeated    int  `json:"repeated"`    // of those: may have been sent before
+	NoAddress   int  `json:"noAddress"`   // users who could not be told: no mail address
+	Refused     int  `json:"refused"`     // mails that the mail system will never take
+	Waiting     int  `json:"waiting"`     // left for the next sweep: their tenant's mail system does not answer
+	Postponed   int  `json:"postponed"`   // to be tried again later
+	Unannounced int  `json:"unannounced"` // of those expired: their users were not told as planned
+	Overtaken   int  `json:"overtaken"`   // somebody else did it, or it was not due any more
+	Errors      int  `json:"errors"`      // items left for the next sweep
+	Unfinished  bool `json:"unfinished"`  // time ran out with more to do
 }
 
 // add adds another report's counts.
@@ -64,7 +70,9 @@ func (r *Report) add(o Report) {
 	r.Repeated += o.Repeated
 	r.NoAddress += o.NoAddress
 	r.Refused += o.Refused
+	r.Waiting += o.Waiting
 	r.Postponed += o.Postponed
+	r.Unannounced += o.Unannounced
 	r.Overtaken += o.Overtaken
 	r.Errors += o.Errors
 	r.Unfinished = r.Unfinished || o.Unfinished
@@ -102,6 +110,9 @@ func (s *Sweep) Run(ctx context.Context, shards ...int) Report {
 			shards = append(shards, i)
 		}
 	}
+	// Where the last sweep ran out of time this one does not begin.
+	first := int(s.Now().Unix()/60) % len(shards)
+	shards = slices.Concat(shards[first:], shards[:first])
 	run := &run{Sweep: s, tenants: make(map[table.TenantID]*office)}
 	began := time.Now()
 	var total Report
@@ -119,7 +130,7 @@ func (s *Sweep) Run(ctx context.Context, shards ...int) Report {
 	}
 	_ = g.Wait()
 	level := slog.LevelInfo
-	if total.Errors > 0 || total.Unfinished {
+	if total.Errors > 0 || total.Unannounced > 0 || total.Unfinished {
 		level = slog.LevelError
 	}
 	s.Log.Log(ctx, level, "sweep", "report", total, "shards", len(shards), "took", time.Since(began))
@@ -140,6 +151,7 @@ type office struct {
 	core     tenant.Core
 	sender   mail.Sender // nil if no mail can be sent now
 	why      string      // then: why not
+	down     atomic.Bool // the mail system took nothing in this run
 	template mail.Template
 }
 
@@ -193,25 +205,36 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 			continue
 		}
 		g.Go(func() error {
-			if d.Expired(now) {
-				switch done, err := r.Users.ExpirePIN(ctx, o.core, actor, d.User); {
-				case err != nil:
-					failed(d, err)
-				case done:
-					count(func(t *Report) { t.Expired++ })
-				default:
-					count(func(t *Report) { t.Overtaken++ })
+			var done bool
+			var err error
+			switch {
+			case d.Expired(now):
+				if done, err = r.Users.ExpirePIN(ctx, o.core, actor, d.User); done {
+					count(func(t *Report) {
+						t.Expired++
+						if d.Unannounced() {
+							t.Unannounced++
+						}
+					})
 				}
-				return nil
-			}
-			switch u, ok, err := r.Users.ClaimNotice(ctx, d.Tenant, d.User, lease); {
-			case err != nil:
-				failed(d, err)
-			case ok:
-				mu.Lock()
-				defer mu.Unlock()
-				claimed[d.Tenant] = append(claimed[d.Tenant], u)
+			case o.sender == nil && d.User.Profile.Mail != "":
+				if done, err = r.Users.PostponeNotice(ctx, d.Tenant, actor, d.User, now.Add(wait), o.why); done {
+					count(func(t *Report) { t.Postponed++ })
+				}
+			case o.down.Load(): // it stays due, and the next sweep tries again
+				done = true
+				count(func(t *Report) { t.Waiting++ })
 			default:
+				var u user.User
+				if u, done, err = r.Users.ClaimNotice(ctx, d.Tenant, d.User, lease); done {
+					mu.Lock()
+					defer mu.Unlock()
+					claimed[d.Tenant] = append(claimed[d.Tenant], u)
+				}
+			}
+			if err != nil {
+				failed(d, err)
+			} else if !done {
 				count(func(t *Report) { t.Overtaken++ })
 			}
 			return nil
@@ -219,10 +242,14 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 	}
 	_ = g.Wait()
 
-	// Tenants' mail systems are waited for side by side: one that hangs holds up
-	// its own tenant only. What is sent by then is marked within the reserve.
+	// Tenants' mail systems are waited for side by side, and not for long; one
+	// that does not answer is left alone for the rest of the run, so that it
+	// holds up its own tenant only. What is sent by then is marked within the
+	// reserve.
 	sending, cancel := beforeDeadline(ctx, reserve/2)
 	defer cancel()
+	sending, cancelPage := context.WithTimeout(sending, patience)
+	defer cancelPage()
 	for id, users := range claimed {
 		g.Go(func() error {
 			deliveries := r.send(sending, r.office(ctx, id), users)
@@ -283,12 +310,8 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 	var messages []mail.Message
 	var of []int // whose message it is
 	for i, u := range users {
-		switch {
-		case u.Profile.Mail == "":
+		if u.Profile.Mail == "" {
 			deliveries[i] = user.Delivery{State: user.NoticeSkipped, Reason: "noAddress"}
-			continue
-		case o.sender == nil:
-			deliveries[i] = postpone(u, o.why, false)
 			continue
 		}
 		settings := o.core.Tenant.Settings
@@ -308,7 +331,12 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 	if len(messages) == 0 {
 		return deliveries
 	}
-	for j, result := range o.sender.Send(ctx, messages) {
+	results := o.sender.Send(ctx, messages)
+	answers := func(r mail.Result) bool { return r.Outcome == mail.Accepted || r.Outcome == mail.Refused }
+	if !slices.ContainsFunc(results, answers) {
+		o.down.Store(true)
+	}
+	for j, result := range results {
 		i := of[j]
 		switch result.Outcome {
 		case mail.Accepted:
