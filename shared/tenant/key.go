@@ -56,8 +56,8 @@ func (k APIKey) Validate() error {
 	case k.Role != RoleSelf && !slices.Contains(KeyRoles(), k.Role):
 		vs.Add("unknown", "role", "%q is not one of %s", k.Role, list(KeyRoles()))
 	}
-	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(k.CreatedAt) {
-		vs.Add("past", "expiresAt", "has passed; give a time to come, or none")
+	if !k.ExpiresAt.IsZero() && (!k.ExpiresAt.After(k.CreatedAt) || k.ExpiresAt.Year() > 2999) {
+		vs.Add("range", "expiresAt", "is not a time to come, before the year 3000; give one, or none")
 	}
 	return vs.Err()
 }
@@ -129,8 +129,13 @@ type storedKey struct {
 func (r keyRecord) Item() (table.Item, error) {
 	k := r.APIKey
 	item := table.Item{Key: keyKey(r.tenant, k.Role, k.ID)}
-	if k.Role == RoleSelf {
+	switch {
+	case k.Role == RoleSelf:
 		item.ExpiresAt = k.ExpiresAt
+	case !k.RevokedAt.IsZero():
+		item.ExpiresAt = k.RevokedAt.Add(keepKey)
+	case !k.ExpiresAt.IsZero():
+		item.ExpiresAt = k.ExpiresAt.Add(keepKey)
 	}
 	var err error
 	item.Data, err = json.Marshal(storedKey{k.Name, k.Role, k.UserID, k.hash, k.CreatedAt, k.ExpiresAt, k.LastUsedAt, k.RevokedAt})
@@ -235,8 +240,14 @@ func (ts *Tenants) MakeKey(ctx context.Context, tenant table.TenantID, by audit.
 	if err != nil {
 		return APIKey{}, secret.Text{}, err
 	}
-	if len(keys) >= maxKeys {
-		return APIKey{}, secret.Text{}, fmt.Errorf("%w: there are %d API keys, which is the most a tenant can have", problem.ErrState, len(keys))
+	usable := 0
+	for _, key := range keys {
+		if key.Usable(ts.Now()) {
+			usable++
+		}
+	}
+	if usable >= maxKeys && by.Kind != audit.Platform { // which helps those who have lost theirs
+		return APIKey{}, secret.Text{}, fmt.Errorf("%w: there are %d API keys in use, which is the most a tenant can have; revoke some", problem.ErrState, usable)
 	}
 	text, err := newKey(&k, tenant, ts.Now(), ts.Rand)
 	if err != nil {
@@ -274,20 +285,29 @@ func (ts *Tenants) MintToken(ctx context.Context, tenant table.TenantID, by audi
 	return k, text, nil
 }
 
-// maxKeys bounds a tenant's API keys, revoked ones included.
-const maxKeys = 500
+const (
+	maxKeys = 500                 // that a tenant may have in use
+	keepKey = 90 * 24 * time.Hour // how long a key that is over is still listed
+)
 
-// APIKeys returns the tenant's API keys, oldest first, revoked ones included.
+// APIKeys returns the tenant's API keys, oldest first, with those that were
+// revoked or expired in the last 90 days.
 func (ts *Tenants) APIKeys(ctx context.Context, tenant table.TenantID) ([]APIKey, error) {
-	page, err := ts.Table.Query(ctx, table.APIKeys(tenant))
-	if err != nil {
-		return nil, fmt.Errorf("list API keys: %w", err)
-	}
-	keys := make([]APIKey, len(page.Items))
-	for i, item := range page.Items {
-		if keys[i], err = decodeKey(item, strings.TrimPrefix(item.Key.Sort(), "key/")); err != nil {
-			return nil, err
+	var keys []APIKey
+	for r, more := table.APIKeys(tenant), true; more; {
+		page, err := ts.Table.Query(ctx, r)
+		if err != nil {
+			return nil, fmt.Errorf("list API keys: %w", err)
 		}
+		for _, item := range page.Items {
+			key, err := decodeKey(item, strings.TrimPrefix(item.Key.Sort(), "key/"))
+			if err != nil {
+				return nil, err
+			}
+			keys = append(keys, key)
+			r = r.Beyond(r.Place(item))
+		}
+		more = page.More
 	}
 	return keys, nil
 }

@@ -207,8 +207,26 @@ func TestTooManyKeys(t *testing.T) {
 	for i := range 499 {
 		o.key("acme", fmt.Sprint(i), tenant.RoleEvents)
 	}
-	if _, _, err := o.MakeKey(t.Context(), "acme", platform, tenant.APIKey{Name: "one more", Role: tenant.RoleEvents}); !errors.Is(err, problem.ErrState) {
+	boss := audit.Actor{Kind: audit.API, ID: "k"}
+	one := tenant.APIKey{Name: "one more", Role: tenant.RoleEvents}
+	if _, _, err := o.MakeKey(t.Context(), "acme", boss, one); !errors.Is(err, problem.ErrState) {
 		t.Errorf("key 501: %v", err)
+	}
+	if _, _, err := o.MakeKey(t.Context(), "acme", platform, one); err != nil {
+		t.Errorf("the platform's rescue: %v", err)
+	}
+	// Those that are over do not count.
+	keys, err := o.APIKeys(t.Context(), "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys[1:3] {
+		if err := o.RevokeKey(t.Context(), "acme", boss, k.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := o.MakeKey(t.Context(), "acme", boss, one); err != nil {
+		t.Errorf("after two were revoked: %v", err)
 	}
 }
 

@@ -54,13 +54,14 @@ type storedPolicy struct {
 	NotifyHoursBefore     int           `json:"notifyHoursBefore,omitempty"`
 	MaxAttempts           int           `json:"maxAttempts"`
 	LockMinutes           int           `json:"lockMinutes"`
-	Since                 time.Time     `json:"since,omitzero"` // of a past version
+	Version               int64         `json:"version,omitempty"` // of a past version
+	Since                 time.Time     `json:"since,omitzero"`
 }
 
-func storePolicy(p pin.Policy, since time.Time) storedPolicy {
+func storePolicy(p pin.Policy) storedPolicy {
 	return storedPolicy{p.MinLength, p.MaxLength, p.Alphabet, p.RequireClasses, p.DisallowSequential, p.MaxRun, p.DisallowConstantDelta,
 		p.Blocklist, p.BlocklistEntries, p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore,
-		p.MaxAttempts, p.LockMinutes, since}
+		p.MaxAttempts, p.LockMinutes, 0, time.Time{}}
 }
 
 func (s storedPolicy) policy() pin.Policy {
@@ -73,13 +74,15 @@ func (s storedPolicy) policy() pin.Policy {
 
 // Item implements table.Record.
 func (r policyRecord) Item() (table.Item, error) {
-	data, err := json.Marshal(storePolicy(r.Policy.Policy, time.Time{}))
+	data, err := json.Marshal(storePolicy(r.Policy.Policy))
 	return table.Item{Key: table.PolicyKey(r.tenant), Data: data}, err
 }
 
 // Item implements table.Record.
 func (r policyVersionRecord) Item() (table.Item, error) {
-	data, err := json.Marshal(storePolicy(r.Policy.Policy, r.since))
+	s := storePolicy(r.Policy.Policy)
+	s.Version, s.Since = r.Version, r.since
+	data, err := json.Marshal(s)
 	return table.Item{Key: table.PolicyVersionKey(r.tenant, r.Version), Data: data}, err
 }
 
@@ -107,10 +110,10 @@ func (ts *Tenants) ChangePolicy(ctx context.Context, by audit.Actor, core Core, 
 	return policy, nil
 }
 
-// PolicyVersions returns every policy the tenant had, oldest first, at most
-// table.MaxLimit.
+// PolicyVersions returns the policies that the tenant had, oldest first, the
+// last table.MaxLimit of them.
 func (ts *Tenants) PolicyVersions(ctx context.Context, id table.TenantID) ([]PolicyVersion, error) {
-	page, err := ts.Table.Query(ctx, table.PolicyVersions(id))
+	page, err := ts.Table.Query(ctx, table.PolicyVersions(id).Descending())
 	if err != nil {
 		return nil, fmt.Errorf("list policy versions: %w", err)
 	}
@@ -120,8 +123,7 @@ func (ts *Tenants) PolicyVersions(ctx context.Context, id table.TenantID) ([]Pol
 		if err := item.Decode(&s); err != nil {
 			return nil, err
 		}
-		// Versions of the policy are numbered from 1 without gaps.
-		versions[i] = PolicyVersion{Policy{s.policy(), int64(i) + 1}, s.Since}
+		versions[len(versions)-1-i] = PolicyVersion{Policy{s.policy(), s.Version}, s.Since}
 	}
 	return versions, nil
 }

@@ -96,7 +96,7 @@ func (s Settings) Validate() error {
 	if _, err := time.LoadLocation(s.TimeZone); err != nil || s.TimeZone == "" || s.TimeZone == "Local" {
 		vs.Add("unknown", "timeZone", "is not an IANA time zone such as Europe/Berlin or UTC")
 	}
-	if _, err := language.Parse(s.Language); err != nil {
+	if _, err := language.Parse(s.Language); err != nil || len(s.Language) > 35 {
 		vs.Add("unknown", "language", "is not a BCP 47 language tag such as en or de-AT")
 	}
 	return vs.Err()

@@ -81,21 +81,38 @@ type Rate struct {
 	Burst     int
 }
 
-// limiters keep the rate of each key. They bound what one key does to one
+// limiters keep the rate of each key and of each tenant. They bound what one key does to one
 // process; what all do to the service is bounded in front of it.
 type limiters struct {
 	rate Rate
 	now  func() time.Time
 
-	mu    sync.Mutex
-	byKey map[string]*rate.Limiter
+	mu     sync.Mutex
+	byName map[string]*rate.Limiter
 }
 
-// maxLimiters bounds the keys remembered.
-const maxLimiters = 10_000
+const (
+	maxLimiters = 10_000 // keys and tenants remembered
+	keysAtOnce  = 4      // how many keys' worth a tenant may do
+)
 
 func newLimiters(r Rate, now func() time.Time) *limiters {
-	return &limiters{rate: r, now: now, byKey: make(map[string]*rate.Limiter)}
+	return &limiters{rate: r, now: now, byName: make(map[string]*rate.Limiter)}
+}
+
+// of returns the limiter of that name, for so many times a key's rate.
+func (l *limiters) of(name string, times int) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lim := l.byName[name]
+	if lim == nil {
+		if len(l.byName) >= maxLimiters {
+			clear(l.byName)
+		}
+		lim = rate.NewLimiter(rate.Limit(l.rate.PerSecond*float64(times)), l.rate.Burst*times)
+		l.byName[name] = lim
+	}
+	return lim
 }
 
 func (l *limiters) limit(next http.Handler) http.Handler {
@@ -106,17 +123,9 @@ func (l *limiters) limit(next http.Handler) http.Handler {
 			return
 		}
 		now := l.now()
-		l.mu.Lock()
-		lim := l.byKey[c.Key.ID]
-		if lim == nil {
-			if len(l.byKey) >= maxLimiters {
-				clear(l.byKey)
-			}
-			lim = rate.NewLimiter(rate.Limit(l.rate.PerSecond), l.rate.Burst)
-			l.byKey[c.Key.ID] = lim
-		}
-		l.mu.Unlock()
-		if !lim.AllowN(now, 1) {
+		// The tenant's keys and tokens together may do more than one, but not
+		// as much as all of them one by one.
+		if !l.of("key/"+c.Key.ID, 1).AllowN(now, 1) || !l.of("tenant/"+string(c.Core.Tenant.ID), keysAtOnce).AllowN(now, 1) {
 			writeProblem(w, r.Context(), &problem.LimitError{Code: "rateLimited", Reason: "the key makes too many requests", Until: now.Add(time.Second)})
 			return
 		}

@@ -133,10 +133,13 @@ func (a *API) once(w http.ResponseWriter, r *http.Request, next http.Handler, c 
 	return nil
 }
 
-// keep stores the answer, or after a failure on our side frees the key, so that
-// the request can be repeated.
+// keep stores the answer, or frees the key so that the request can be repeated:
+// after a failure on our side, after one that passes by itself, and where the
+// caller had no business.
 func (a *API) keep(ctx context.Context, keys *vault.Keys, id string, mine replay, got storedAnswer) error {
-	if got.Status >= 500 || got.Status == http.StatusTooManyRequests {
+	switch {
+	case got.Status >= 500, got.Status == http.StatusTooManyRequests, got.Status == http.StatusConflict,
+		got.Status == http.StatusForbidden, got.Status == http.StatusNotFound, got.Status == http.StatusMethodNotAllowed:
 		return a.Table.Write(ctx, table.Delete(mine.key, table.IfVersion(mine.version)))
 	}
 	text, err := json.Marshal(got)

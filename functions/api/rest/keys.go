@@ -48,15 +48,19 @@ func (a *API) keyOperations(api huma.API) {
 		action: tenant.ManageKeys, status: http.StatusCreated, tag: tag,
 	}, func(ctx context.Context, in *struct {
 		Body struct {
-			Name      string    `json:"name" doc:"For people: who or what uses the key." example:"printers, ground floor"`
-			Role      string    `json:"role" enum:"admin,operator,helpdesk,kiosk,events"`
-			ExpiresAt time.Time `json:"expiresAt,omitzero" required:"false" doc:"When it ends; left out it does not."`
+			Name      string     `json:"name" doc:"For people: who or what uses the key." example:"printers, ground floor"`
+			Role      string     `json:"role" enum:"admin,operator,helpdesk,kiosk,events"`
+			ExpiresAt *time.Time `json:"expiresAt,omitempty" doc:"When it ends; left out it does not."`
 		}
 	}) (*Secret[newKeyBody], error) {
 		c := caller(ctx)
-		key, text, err := a.Tenants.MakeKey(ctx, c.Core.Tenant.ID, c.Actor, tenant.APIKey{
-			Name: in.Body.Name, Role: tenant.Role(in.Body.Role), ExpiresAt: in.Body.ExpiresAt.UTC(),
-		})
+		made := tenant.APIKey{Name: in.Body.Name, Role: tenant.Role(in.Body.Role)}
+		if in.Body.ExpiresAt != nil {
+			if made.ExpiresAt = in.Body.ExpiresAt.UTC(); made.ExpiresAt.IsZero() {
+				made.ExpiresAt = made.ExpiresAt.Add(1) // a time, though long past: not "never"
+			}
+		}
+		key, text, err := a.Tenants.MakeKey(ctx, c.Core.Tenant.ID, c.Actor, made)
 		if err != nil {
 			return nil, err
 		}

@@ -142,6 +142,14 @@ type templateBody struct {
 	TemplateFields
 }
 
+// templateListed is a template in the list; its texts may be long.
+type templateListed struct {
+	ID         string `json:"id"`
+	Name       string `json:"name"`
+	Subject    string `json:"subject"`
+	Predefined bool   `json:"predefined"`
+}
+
 func templateOut(t mail.Template) templateBody {
 	return templateBody{t.ID, t.Version == 0, mail.Variables(), TemplateFields{t.Name, t.Subject, t.Text, t.HTML}}
 }
@@ -335,13 +343,15 @@ func (a *API) messagingOperations(api huma.API) {
 	register(a, api, operation{
 		id: "list-templates", summary: "List mail templates", method: http.MethodGet, path: "/v1/mail-templates",
 		action: tenant.ReadMessaging, tag: templates, about: "The predefined one first.",
-	}, func(ctx context.Context, _ *struct{}) (*Body[List[templateBody]], error) {
+	}, func(ctx context.Context, _ *struct{}) (*Body[List[templateListed]], error) {
 		c := caller(ctx)
 		all, err := a.store(c).Templates(ctx, c.Core.Tenant.Settings.Language)
 		if err != nil {
 			return nil, err
 		}
-		return page(all, "", templateOut), nil
+		return page(all, "", func(t mail.Template) templateListed {
+			return templateListed{t.ID, t.Name, t.Subject, t.Version == 0}
+		}), nil
 	})
 
 	register(a, api, operation{

@@ -205,7 +205,7 @@ func (a *API) policyOperations(api huma.API) {
 	type checkBody struct {
 		Allowed    bool             `json:"allowed"`
 		Violations []violationBody  `json:"violations"`
-		Admissible []admissibleBody `json:"admissible"`
+		Admissible []admissibleBody `json:"admissible,omitempty" doc:"Of the policy that was given."`
 	}
 	register(a, api, operation{
 		id: "check-pin", summary: "Try a PIN", method: http.MethodPost, path: "/v1/policy/check",
@@ -239,7 +239,10 @@ func (a *API) policyOperations(api huma.API) {
 				return nil, err
 			}
 		}
-		out := checkBody{Violations: []violationBody{}, Admissible: admissible(policy)}
+		out := checkBody{Violations: []violationBody{}}
+		if in.Body.Policy != nil {
+			out.Admissible = admissible(policy)
+		}
 		for _, v := range problem.Violations(policy.Check(in.Body.PIN.Text, about)) {
 			out.Violations = append(out.Violations, violationBody{v.Code, v.Reason})
 		}
@@ -251,13 +254,13 @@ func (a *API) policyOperations(api huma.API) {
 		Version int64        `json:"version"`
 		Since   time.Time    `json:"since"`
 		PINs    int          `json:"pins" doc:"PINs in use that this version accepted."`
-		Policy  PolicyFields `json:"policy"`
+		Policy  PolicyFields `json:"policy" doc:"Without the tenant's own blocklist entries."`
 	}
 	type reportBody struct {
 		Users       int           `json:"users"`
 		WithoutPIN  int           `json:"withoutPin" doc:"Users without a PIN, or with an expired one."`
 		Identifying int           `json:"identifying" doc:"PINs that find their user alone (PIN-only login)."`
-		Versions    []versionBody `json:"versions" doc:"Every policy there was, oldest first."`
+		Versions    []versionBody `json:"versions" doc:"The policies there were, oldest first, the last 1,000."`
 	}
 	register(a, api, operation{
 		id: "get-policy-report", summary: "Which policy accepted the PINs in use", method: http.MethodGet, path: "/v1/policy/report",
@@ -275,6 +278,7 @@ func (a *API) policyOperations(api huma.API) {
 		}
 		out := reportBody{Users: census.Users, WithoutPIN: census.WithoutPIN, Identifying: census.Identifying, Versions: []versionBody{}}
 		for _, v := range versions {
+			v.BlocklistEntries = nil
 			out.Versions = append(out.Versions, versionBody{v.Version, v.Since, census.ByPolicy[v.Version], policyOut(v.Policy.Policy)})
 		}
 		return answer(out), nil

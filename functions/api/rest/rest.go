@@ -64,8 +64,8 @@ func config() huma.Config {
 	c := huma.DefaultConfig("Pinward", Version)
 	c.Info.Description = "PINs of an organisation's people: policy, generation, verification, expiry and its announcement.\n\n" +
 		"Send the API key as `Authorization: Bearer <key>`. Errors are RFC 9457 problems. " +
-		"A `POST` with an `Idempotency-Key` header is carried out once; repeated within 24 hours it gets the first answer again " +
-		"(but for `/v1/pins/...`, whose answers are always new). Times are RFC 3339 in UTC."
+		"A `POST` with an `Idempotency-Key` header that is repeated within 24 hours gets the first answer again, and is not carried out again " +
+		"unless the first was lost or failed on our side (and but for `/v1/pins/...`, whose answers are always new). Times are RFC 3339 in UTC."
 	c.DocsPath, c.SchemasPath = "", ""
 	c.CreateHooks = nil // no $schema links in bodies
 	strict := huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
@@ -176,28 +176,15 @@ type IfMatch struct {
 
 // check returns a problem if the version is not the one asked for.
 func (m IfMatch) check(present int64) error {
-	want := strings.TrimSpace(m.IfMatch)
-	if want == "" || want == "*" || want == strconv.Quote(strconv.FormatInt(present, 10)) {
+	if strings.TrimSpace(m.IfMatch) == "" {
 		return nil
 	}
+	for want := range strings.SplitSeq(m.IfMatch, ",") {
+		if want = strings.TrimSpace(want); want == "*" || want == strconv.Quote(strconv.FormatInt(present, 10)) {
+			return nil
+		}
+	}
 	return errPrecondition
-}
-
-// version returns the version asked for, 0 if none.
-func (m IfMatch) version() (int64, error) {
-	want := strings.TrimSpace(m.IfMatch)
-	if want == "" || want == "*" {
-		return 0, nil
-	}
-	text, err := strconv.Unquote(want)
-	if err != nil {
-		return 0, errPrecondition
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 1 {
-		return 0, errPrecondition
-	}
-	return n, nil
 }
 
 // Paging is what a list takes.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/pin"
@@ -60,7 +61,7 @@ func actorOut(a audit.Actor) actorBody { return actorBody{string(a.Kind), a.ID, 
 
 type noticeBody struct {
 	State            string    `json:"state" enum:"planned,claimed,sent,failed,skipped"`
-	At               time.Time `json:"at" doc:"planned: when it is to be sent; else when it came to this."`
+	At               time.Time `json:"at" doc:"planned: when it is to be sent; claimed: when that is tried again if nothing comes of it; else when it came to this."`
 	Attempts         int       `json:"attempts"`
 	PossiblyRepeated bool      `json:"possiblyRepeated" doc:"It may have been sent more than once: an answer of the mail system was lost."`
 	Reason           string    `json:"reason,omitempty" doc:"Why it failed or was skipped."`
@@ -116,9 +117,12 @@ func (in profileInput) apply(p *user.Profile) {
 // know them by.
 func (in profileInput) ownFields() error {
 	var vs problem.Violations
-	for field, given := range map[string]bool{"username": in.Username != nil, "staffNumber": in.StaffNumber != nil, "externalId": in.ExternalID != nil, "groups": in.Groups != nil} {
-		if given {
-			vs.Add("notYours", field, "is changed by an administrator")
+	for _, f := range []struct {
+		name  string
+		given bool
+	}{{"username", in.Username != nil}, {"staffNumber", in.StaffNumber != nil}, {"externalId", in.ExternalID != nil}, {"groups", in.Groups != nil}} {
+		if f.given {
+			vs.Add("notYours", f.name, "is changed by an administrator")
 		}
 	}
 	return vs.Err()
@@ -201,9 +205,16 @@ func (a *API) userOperations(api huma.API) {
 		Body profileInput
 	}) (*Versioned[userBody], error) {
 		c := caller(ctx)
-		version, err := in.version()
-		if err != nil {
-			return nil, err
+		version := int64(0) // any
+		if in.IfMatch.IfMatch != "" {
+			u, err := a.Users.Get(ctx, c.Core.Tenant.ID, in.ID)
+			if err != nil {
+				return nil, err
+			}
+			if err := in.check(u.Version); err != nil {
+				return nil, err
+			}
+			version = u.Version
 		}
 		if c.Role == tenant.RoleSelf {
 			if err := in.Body.ownFields(); err != nil {
@@ -418,6 +429,9 @@ func (a *API) auditOperations(api huma.API) {
 			records, more, err = audit.Of(ctx, a.Table, t, in.Subject, place, in.Limit)
 		} else {
 			day := a.Now()
+			if id, err := ulid.ParseStrict(place); err == nil {
+				day = ulid.Time(id.Time()) // the day that the page before was of
+			}
 			if in.Day != "" {
 				if day, err = time.Parse(time.DateOnly, in.Day); err != nil {
 					return nil, wrongQuery("day", "is not a date such as 2030-01-31")
