@@ -22,11 +22,12 @@ import (
 // could be stepped around by changing that in the same call.
 func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u *User, newPIN secret.Text, w *write, vs problem.Violations, former ...Profile) error {
 	policy := core.Policy.Policy
+	users, err := us.countFor(ctx, core)
+	if err != nil {
+		return err
+	}
 	for _, p := range append([]Profile{u.Profile}, former...) {
-		about, err := us.about(ctx, core, p)
-		if err != nil {
-			return err
-		}
+		about := aboutUser(p, users)
 		for _, v := range policy.Check(newPIN, about) {
 			if !slices.Contains(vs, v) {
 				vs = append(vs, v)
@@ -76,13 +77,17 @@ func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u
 	return nil
 }
 
-// about returns what of the user the policy checks a PIN against.
-func (us *Users) about(ctx context.Context, core tenant.Core, p Profile) (about pin.Context, err error) {
-	about = pin.Context{Username: p.Username, Mail: p.Mail, Phone: p.Phone, StaffNumber: p.StaffNumber}
-	if core.Policy.MinLengthByUsers {
-		about.Users, err = us.Count(ctx, core.Tenant.ID)
+// aboutUser returns what of the user the policy checks a PIN against.
+func aboutUser(p Profile, users int) pin.Context {
+	return pin.Context{Username: p.Username, Mail: p.Mail, Phone: p.Phone, StaffNumber: p.StaffNumber, Users: users}
+}
+
+// countFor returns the number of users if the policy asks for it.
+func (us *Users) countFor(ctx context.Context, core tenant.Core) (int, error) {
+	if !core.Policy.MinLengthByUsers {
+		return 0, nil
 	}
-	return about, err
+	return us.Count(ctx, core.Tenant.ID)
 }
 
 // notUsed refuses a PIN that the user had lately. To be refused so is to learn
@@ -202,11 +207,11 @@ func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Act
 	for range generateTries {
 		var made secret.Text
 		u, err := us.changePIN(ctx, core, by, id, "pin.generated", func(u *User, w *write) error {
-			about, err := us.about(ctx, core, u.Profile)
+			users, err := us.countFor(ctx, core)
 			if err != nil {
 				return err
 			}
-			opts.Context = about
+			opts.Context = aboutUser(u.Profile, users)
 			for range generateTries {
 				made, err = core.Policy.Generate(us.Rand, opts)
 				if err != nil || !used(core, *u, made) {
