@@ -1,10 +1,10 @@
-// Package mail sends the mails that Pinward announces PIN expiry with: it keeps
-// a tenant's messaging configurations and mail templates, renders a template
-// for a person, and hands the mail to Amazon SES, to an SMTP server or to a
-// folder. Its invariant: a Sender says of every message whether the mail system
+// Package mail sends the mails with which Pinward announces PIN expiry, proves
+// who asks for an unblock, and tells of PINs that were reset: it keeps a
+// tenant's messaging configurations and mail templates, renders a template for
+// a person, and hands the mail to Amazon SES, to an SMTP server or to a folder. Its invariant: a Sender says of every message whether the mail system
 // took it, and says Unknown, never Failed, where the mail system may have taken
-// it and the answer was lost. Addresses, mail texts and passwords appear in no
-// error and no result.
+// it and the answer was lost. Addresses, mail texts, codes and passwords appear in
+// no error and no result.
 package mail
 
 import (
@@ -12,12 +12,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	netmail "net/mail"
 	"regexp"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 
@@ -32,6 +34,13 @@ type Message struct {
 	Text    string
 	HTML    string // "" for a mail of text only
 }
+
+// Format implements fmt.Formatter: a message prints without its address and
+// text, which may hold a code.
+func (m Message) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "mail %s", m.ID) }
+
+// LogValue implements slog.LogValuer.
+func (m Message) LogValue() slog.Value { return slog.StringValue("mail " + m.ID) }
 
 // Outcome is what became of a message.
 type Outcome byte
@@ -130,6 +139,29 @@ func ParseAddress(s string) (*netmail.Address, error) {
 	}
 	a.Address = local + "@" + domain
 	return a, nil
+}
+
+// Masked writes an address for screens: its first letter and its domain, as in
+// "j…@example.com", whatever the length of what is left out. What is no address
+// is "…".
+func Masked(address string) string {
+	a, err := netmail.ParseAddress(address)
+	if err != nil {
+		return "…"
+	}
+	at := strings.LastIndex(a.Address, "@") // a quoted local part may hold others
+	domain, err := idna.Lookup.ToASCII(a.Address[at+1:])
+	if err != nil {
+		return "…"
+	}
+	if shown, err := idna.Display.ToUnicode(domain); err == nil {
+		domain = shown
+	}
+	first, _ := utf8.DecodeRuneInString(a.Address)
+	if !unicode.IsLetter(first) && !unicode.IsDigit(first) {
+		return "…@" + domain
+	}
+	return string(first) + "…@" + domain
 }
 
 // maxSubject is the longest subject in bytes. It fits in a line of RFC 5322,

@@ -94,6 +94,36 @@ func TestParseAddress(t *testing.T) {
 	}
 }
 
+func TestMasked(t *testing.T) {
+	for in, want := range map[string]string{
+		"jane.doe@example.com":               "j…@example.com",
+		"j@example.com":                      "j…@example.com", // as long as the others
+		"Jane Doe <jane.doe@example.com>":    "j…@example.com",
+		"JANE@sub.example.com":               "J…@sub.example.com",
+		"7of9@example.com":                   "7…@example.com",
+		"_jane@example.com":                  "…@example.com",
+		"ädä@example.com":                    "ä…@example.com",
+		"e\u0301ve@example.com":              "e…@example.com",
+		"ada@münchen.example":                "a…@münchen.example",
+		"ada@xn--mnchen-3ya.example":         "a…@münchen.example",
+		"demo@localhost":                     "d…@localhost",
+		`"jane doe"@example.com`:             "j…@example.com",
+		`"jane@home"@example.com`:            "j…@example.com",
+		`"\"jane"@example.com`:               "…@example.com",
+		`"jane <jane@home>" <x@example.com>`: "x…@example.com",
+		"ada@\u202emoc.example":              "…",
+		"ada@example.com, eve@example.com":   "…",
+		"ada":                                "…",
+		"@example.com":                       "…",
+		"ada@":                               "…",
+		"":                                   "…",
+	} {
+		if got := Masked(in); got != want {
+			t.Errorf("Masked(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestConfigurationValidate(t *testing.T) {
 	smtp := Configuration{ID: "01J", Name: "Mail", Kind: KindSMTP, From: "Acme <pins@acme.example>",
 		SMTP: SMTPSettings{Host: "mail.acme.example", Port: 587, Security: SecuritySTARTTLS}}

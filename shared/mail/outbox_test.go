@@ -117,7 +117,7 @@ func FuzzHeaders(f *testing.F) {
 		if c.Validate() != nil {
 			c.From, c.ReplyTo = "pins@acme.example", "help@acme.example"
 		}
-		m, err := Render(Template{Subject: "{{username}} {{customer-name}}", Text: "{{username}}", HTML: "<p>{{customer-name}}</p>"}, Values{"soon", username, customer})
+		m, err := Render(Template{Kind: PINExpiry, Subject: "{{username}} {{customer-name}}", Text: "{{username}}", HTML: "<p>{{customer-name}}</p>"}, PINExpiryValues{"soon", username, customer})
 		if err != nil {
 			m = Message{Subject: subject, Text: username, HTML: customer}
 		}

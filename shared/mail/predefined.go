@@ -1,42 +1,51 @@
 package mail
 
-import (
-	_ "embed"
+import "embed"
 
-	"golang.org/x/text/language"
+// The ids of the predefined templates. They exist without being stored; stored under
+// these ids, they are customised.
+const (
+	PINExpiryID   = "pin-expiry"
+	UnblockCodeID = "unblock-code"
+	PINResetID    = "pin-reset"
 )
 
-// PINExpiryID is the id of the predefined template. It exists without being
-// stored; stored under this id, it is customised.
-const PINExpiryID = "pin-expiry"
+// predefinedTexts are named <kind>.<language>.txt and .html.
+//
+//go:embed predefined
+var predefinedTexts embed.FS
 
-//go:embed predefined/en.txt
-var englishText string
+type title struct{ name, subject string }
 
-//go:embed predefined/en.html
-var englishHTML string
+var predefinedTitles = map[TemplateKind]map[string]title{
+	PINExpiry: {
+		"en": {"PIN expiry", "Your PIN for {{customer-name}} expires on {{pinExpiration}}"},
+		"de": {"PIN-Ablauf", "Ihre PIN für {{customer-name}} läuft am {{pinExpiration}} ab"},
+	},
+	UnblockCode: {
+		"en": {"Unblock code", "Your code to unblock your card for {{customer-name}}"},
+		"de": {"Entsperrcode", "Ihr Code zum Entsperren Ihrer Karte für {{customer-name}}"},
+	},
+	PINReset: {
+		"en": {"PIN reset", "The PIN of your card for {{customer-name}} was reset"},
+		"de": {"PIN zurückgesetzt", "Die PIN Ihrer Karte für {{customer-name}} wurde zurückgesetzt"},
+	},
+}
 
-//go:embed predefined/de.txt
-var germanText string
-
-//go:embed predefined/de.html
-var germanHTML string
-
-var predefinedLanguages = language.NewMatcher([]language.Tag{language.English, language.German})
-
-// Predefined returns the PIN expiry template as it comes with Pinward, in the
-// language of a BCP 47 tag if that is English or German, and else in English.
-func Predefined(tag string) Template {
-	if _, i := language.MatchStrings(predefinedLanguages, tag); i == 1 {
-		return Template{
-			ID: PINExpiryID, Name: "PIN-Ablauf",
-			Subject: "Ihre PIN für {{customer-name}} läuft am {{pinExpiration}} ab",
-			Text:    germanText, HTML: germanHTML,
+// Predefined returns the template of a kind as it comes with Pinward, in the language of a
+// BCP 47 tag if that is English or German, and else in English.
+func Predefined(kind TemplateKind, tag string) Template {
+	language := "en"
+	if inGerman(tag) {
+		language = "de"
+	}
+	text := func(extension string) string {
+		b, err := predefinedTexts.ReadFile("predefined/" + string(kind) + "." + language + extension)
+		if err != nil {
+			panic(err) // there is no such kind
 		}
+		return string(b)
 	}
-	return Template{
-		ID: PINExpiryID, Name: "PIN expiry",
-		Subject: "Your PIN for {{customer-name}} expires on {{pinExpiration}}",
-		Text:    englishText, HTML: englishHTML,
-	}
+	t := predefinedTitles[kind][language]
+	return Template{ID: string(kind), Kind: kind, Name: t.name, Subject: t.subject, Text: text(".txt"), HTML: text(".html")}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
@@ -110,12 +111,12 @@ func (s Store) DeleteConfiguration(id string, version int64) table.Op {
 	return table.Delete(table.MessagingKey(s.Tenant, id), table.IfVersion(version))
 }
 
-// Template returns a template, or problem.ErrNotFound. PINExpiryID is always
-// found: as stored, or as predefined in the language of the tag.
+// Template returns a template, or problem.ErrNotFound. Predefined ones are
+// always found: as stored, or as they came, in the language of the tag.
 func (s Store) Template(ctx context.Context, id, language string) (Template, error) {
 	item, err := s.Table.Get(ctx, table.TemplateKey(s.Tenant, id))
-	if errors.Is(err, problem.ErrNotFound) && id == PINExpiryID {
-		return Predefined(language), nil
+	if kind := TemplateKind(id); errors.Is(err, problem.ErrNotFound) && kind.Variables() != nil {
+		return Predefined(kind, language), nil
 	}
 	if err != nil {
 		return Template{}, fmt.Errorf("load mail template %s: %w", id, err)
@@ -123,21 +124,24 @@ func (s Store) Template(ctx context.Context, id, language string) (Template, err
 	return readTemplate(item)
 }
 
-// Templates returns the predefined template, customised or not, and then all
-// others by id.
+// Templates returns the predefined templates, customised or not, by kind, and
+// then all others by id.
 func (s Store) Templates(ctx context.Context, language string) ([]Template, error) {
 	items, err := s.all(ctx, table.Templates(s.Tenant))
 	if err != nil {
 		return nil, fmt.Errorf("list mail templates: %w", err)
 	}
-	ts := []Template{Predefined(language)}
+	var ts []Template
+	for _, kind := range TemplateKinds() {
+		ts = append(ts, Predefined(kind, language))
+	}
 	for _, item := range items {
 		t, err := readTemplate(item)
 		if err != nil {
 			return nil, err
 		}
-		if t.ID == PINExpiryID {
-			ts[0] = t
+		if i := slices.Index(TemplateKinds(), TemplateKind(t.ID)); i >= 0 {
+			ts[i] = t
 		} else {
 			ts = append(ts, t)
 		}
@@ -145,7 +149,7 @@ func (s Store) Templates(ctx context.Context, language string) ([]Template, erro
 	return ts, nil
 }
 
-// PutTemplate returns the op that creates a template or customises the
+// PutTemplate returns the op that creates a template or customises a
 // predefined one (Version 0), or replaces the one of its Version. Writing an
 // invalid one fails with *problem.InvalidError.
 func (s Store) PutTemplate(t Template) table.Op {
@@ -237,16 +241,17 @@ type templateRecord struct {
 }
 
 type storedTemplate struct {
-	ID      string `json:"id"`
-	Name    string `json:"name"`
-	Subject string `json:"subject"`
-	Text    string `json:"text"`
-	HTML    string `json:"html,omitempty"`
+	ID      string       `json:"id"`
+	Kind    TemplateKind `json:"kind,omitempty"`
+	Name    string       `json:"name"`
+	Subject string       `json:"subject"`
+	Text    string       `json:"text"`
+	HTML    string       `json:"html,omitempty"`
 }
 
 // Item implements table.Record.
 func (r templateRecord) Item() (table.Item, error) {
-	data, err := json.Marshal(storedTemplate{r.ID, r.Name, r.Subject, r.Text, r.HTML})
+	data, err := json.Marshal(storedTemplate{r.ID, r.Kind, r.Name, r.Subject, r.Text, r.HTML})
 	return table.Item{Key: table.TemplateKey(r.tenant, r.ID), Data: data}, err
 }
 
@@ -255,5 +260,8 @@ func readTemplate(item table.Item) (Template, error) {
 	if err := item.Decode(&d); err != nil {
 		return Template{}, err
 	}
-	return Template{d.ID, d.Name, d.Subject, d.Text, d.HTML, item.Version}, nil
+	if d.Kind == "" { // stored before there were kinds
+		d.Kind = PINExpiry
+	}
+	return Template{d.ID, d.Kind, d.Name, d.Subject, d.Text, d.HTML, item.Version}, nil
 }

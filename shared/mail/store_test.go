@@ -187,19 +187,28 @@ func TestStoreTemplates(t *testing.T) {
 		t.Errorf("a template that is not there: %v", err)
 	}
 
+	for _, kind := range TemplateKinds() {
+		if got, err := s.Template(ctx, string(kind), "de"); err != nil || got != Predefined(kind, "de") {
+			t.Errorf("predefined template %s: %+v, %v", kind, got, err)
+		}
+	}
+
 	custom := predefined
 	custom.Text = "{{username}}: {{pinExpiration}}"
-	own := Template{ID: "01A", Name: "Own", Subject: "s", Text: "t"}
+	own := Template{ID: "01A", Kind: UnblockCode, Name: "Own", Subject: "s", Text: "{{code}}"}
 	if err := s.Table.Write(ctx, s.PutTemplate(custom), s.PutTemplate(own)); err != nil {
 		t.Fatal(err)
 	}
 	custom.Version, own.Version = 1, 1
 	got, err := s.Templates(ctx, "en")
-	if d := cmp.Diff([]Template{custom, own}, got); d != "" || err != nil {
+	if d := cmp.Diff([]Template{custom, Predefined(UnblockCode, "en"), Predefined(PINReset, "en"), own}, got); d != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, d)
 	}
 	if got, err := s.Template(ctx, PINExpiryID, "en"); err != nil || got != custom {
 		t.Errorf("customised: %+v, %v", got, err)
+	}
+	if got, err := s.Template(ctx, "01A", "en"); err != nil || got != own {
+		t.Errorf("own: %+v, %v", got, err)
 	}
 	if err := s.Table.Write(ctx, s.DeleteTemplate(PINExpiryID, 1)); err != nil {
 		t.Fatal(err)
@@ -208,13 +217,22 @@ func TestStoreTemplates(t *testing.T) {
 		t.Errorf("returned to predefined: %+v, %v", got, err)
 	}
 
-	own.Text = "{{pin}}"
+	own.Text = "{{code}} {{pin}}"
 	if d := cmp.Diff([]string{"text"}, violations(s.Table.Write(ctx, s.PutTemplate(own)))); d != "" {
 		t.Errorf("an unknown variable was stored (-want +got):\n%s", d)
 	}
-	own.Text, own.Version = "t", 7
+	own.Text, own.Version = "{{code}}", 7
 	if err := s.Table.Write(ctx, s.PutTemplate(own)); !errors.Is(err, problem.ErrConflict) {
 		t.Errorf("another version: %v", err)
+	}
+
+	// Templates from before there were kinds are for expiry mails.
+	old := table.Item{Key: table.TemplateKey("acme", "00A"), Data: []byte(`{"id":"00A","name":"Old","subject":"s","text":"{{pinExpiration}}"}`)}
+	if err := s.Table.Write(ctx, table.Put(rawRecord{old}, table.Absent())); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Template(ctx, "00A", "en"); err != nil || got.Kind != PINExpiry || got.Validate() != nil {
+		t.Errorf("a template without a kind: %+v, %v", got, err)
 	}
 
 	if shown := fmt.Sprintf("%+v %#v", SMTPSettings{Password: secret.New("horse")}, SMTPSettings{Password: secret.New("horse")}); bytes.Contains([]byte(shown), []byte("horse")) {

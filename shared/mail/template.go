@@ -16,40 +16,30 @@ import (
 	"github.com/pinward/pinward/shared/problem"
 )
 
-// Template is the text of a PIN expiry mail with variables such as
-// {{username}} in it (mustache; variables only, no sections or partials).
+// Template is the text of a kind of mail with variables such as {{username}}
+// in it (mustache; variables only, no sections or partials).
 type Template struct {
-	ID      string // a ULID, or PINExpiryID
+	ID      string // a ULID, or the id of a predefined one
+	Kind    TemplateKind
 	Name    string // for people, 1 to 100 characters
 	Subject string // at most 200 bytes, one line
 	Text    string // at most 20,000 bytes
 	HTML    string // at most 100,000 bytes; "" for mails of text only
-	Version int64  // 0 if it is not stored: new, or the predefined one as it came
+	Version int64  // 0 if it is not stored: new, or a predefined one as it came
 }
-
-// Values are what a person's mail says.
-type Values struct {
-	PINExpiration string // when the PIN expires, from FormatTime
-	Username      string
-	CustomerName  string // the tenant's display name
-}
-
-func (v Values) variables() map[string]string {
-	return map[string]string{
-		"pinExpiration": oneLine(v.PINExpiration),
-		"username":      oneLine(v.Username),
-		"customer-name": oneLine(v.CustomerName),
-	}
-}
-
-// Variables lists the names that a template may use.
-func Variables() []string { return []string{"pinExpiration", "username", "customer-name"} }
 
 // Validate returns everything that is wrong as a *problem.InvalidError.
 func (t Template) Validate() error {
 	var vs problem.Violations
 	if !idPattern.MatchString(t.ID) {
 		vs.Add("id", "id", "must be 1 to 100 letters, digits, dots, dashes or underscores")
+	}
+	if t.Kind.Variables() == nil {
+		vs.Add("kind", "kind", "must be pin-expiry, unblock-code or pin-reset")
+		return vs.Err() // without a kind, no variable is right
+	}
+	if of := TemplateKind(t.ID); of.Variables() != nil && of != t.Kind {
+		vs.Add("kind", "kind", "must be %s, as the predefined template of this id has it", of)
 	}
 	validateName(&vs, t.Name)
 	for _, part := range t.parts() {
@@ -68,7 +58,7 @@ func (t Template) Validate() error {
 		}) {
 			vs.Add("control", part.field, "contains control characters or, in a subject, line breaks")
 		}
-		validateTags(&vs, part.field, part.source)
+		t.Kind.validateTags(&vs, part.field, part.source)
 	}
 	if !variablesInTextOnly(t.HTML) {
 		vs.Add("place", "html", "variables may stand in running text only, not inside a tag, a comment, script or style, where escaping does not protect")
@@ -91,9 +81,10 @@ func (t Template) parts() []part {
 }
 
 // validateTags lets {{known}} pass and nothing else that mustache gives a
-// meaning to.
-func validateTags(vs *problem.Violations, field, source string) {
-	known := "{{" + strings.Join(Variables(), "}}, {{") + "}}"
+// meaning to, and has a code where it belongs.
+func (k TemplateKind) validateTags(vs *problem.Violations, field, source string) {
+	known := k.Variables()
+	var used []string
 	for rest := source; ; {
 		_, after, found := strings.Cut(rest, "{{")
 		if !found {
@@ -109,14 +100,24 @@ func validateTags(vs *problem.Violations, field, source string) {
 		shown := []rune(oneLine(name))
 		shown = shown[:min(len(shown), 40)]
 		switch {
-		case slices.Contains(Variables(), name):
+		case slices.Contains(known, name):
+			used = append(used, name)
 		case strings.HasPrefix(name, "{"), strings.HasPrefix(name, "&"):
 			vs.Add("unescaped", field, "{{%s}} would put a value into the mail unescaped; write it with two braces and no &", string(shown))
 		case name != "" && strings.Contains("#^/>=!", name[:1]):
-			vs.Add("unsupported", field, "{{%s}}: sections, partials, comments and other delimiters are not supported; the variables are %s", string(shown), known)
+			vs.Add("unsupported", field, "{{%s}}: sections, partials, comments and other delimiters are not supported; the variables are %s", string(shown), inBraces(known))
 		default:
-			vs.Add("unknownVariable", field, "{{%s}} is not a variable of this mail; the variables are %s", string(shown), known)
+			vs.Add("unknownVariable", field, "{{%s}} is not a variable of this mail; the variables are %s", string(shown), inBraces(known))
 		}
+	}
+	if !slices.Contains(known, codeVariable) {
+		return
+	}
+	switch has := slices.Contains(used, codeVariable); {
+	case field == "subject" && has:
+		vs.Add("codeInSubject", field, "must not contain {{code}}: subjects are shown on lock screens and written to logs")
+	case field != "subject" && !has && source != "":
+		vs.Add("codeMissing", field, "must contain {{code}}, or the mail would not tell the code")
 	}
 }
 
@@ -150,15 +151,22 @@ func variablesInTextOnly(source string) bool {
 }
 
 // Render returns the mail for a person, without ID and To. The template is a
-// valid one. A variable that it uses and that has no value is an error. Values
-// are put on one line, HTML-escaped in the HTML part only, and never read as
-// mustache. A subject of more than 200 characters is cut.
+// valid one, and values of another kind than its are an error, and so is a
+// variable that it uses and that has no value. Values are put on one line,
+// HTML-escaped in the HTML part only, and never read as mustache. A subject of
+// more than 200 characters is cut.
 func Render(t Template, values Values) (Message, error) {
+	if t.Kind != values.kind() {
+		return Message{}, fmt.Errorf("render template %s: it is of kind %q and the values are of kind %q", t.ID, t.Kind, values.kind())
+	}
 	variables := values.variables()
+	for name, value := range variables {
+		variables[name] = oneLine(value)
+	}
 	var out [3]string
 	for i, part := range t.parts() {
 		var vs problem.Violations
-		validateTags(&vs, part.field, part.source)
+		t.Kind.validateTags(&vs, part.field, part.source)
 		if err := vs.Err(); err != nil {
 			return Message{}, fmt.Errorf("render template %s: %w", t.ID, err)
 		}

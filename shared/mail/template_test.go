@@ -1,8 +1,10 @@
 package mail
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"golang.org/x/net/html"
 
 	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/secret"
 )
 
 func TestTemplateValidate(t *testing.T) {
@@ -53,7 +56,7 @@ func TestTemplateValidate(t *testing.T) {
 		{"in style", "s", "t", "<style>p{color:{{username}}}</style>", "html", "running text"},
 		{"in open tag", "s", "t", "<a {{username}}", "html", "running text"},
 	} {
-		err := Template{ID: "t", Name: "T", Subject: test.subject, Text: test.text, HTML: test.html}.Validate()
+		err := Template{ID: "t", Kind: PINExpiry, Name: "T", Subject: test.subject, Text: test.text, HTML: test.html}.Validate()
 		if test.field == "" {
 			if err != nil {
 				t.Errorf("%s: %v", test.name, err)
@@ -65,14 +68,59 @@ func TestTemplateValidate(t *testing.T) {
 			t.Errorf("%s: %v; want %s: ...%s...", test.name, err, test.field, test.reason)
 		}
 	}
-	err := Template{ID: "a b", Subject: "{{a}}{{b}}", Text: "{{c}}", HTML: valid}.Validate()
+	err := Template{ID: "a b", Kind: PINExpiry, Subject: "{{a}}{{b}}", Text: "{{c}}", HTML: valid}.Validate()
 	if d := cmp.Diff([]string{"id", "name", "subject", "subject", "text"}, violations(err)); d != "" {
 		t.Errorf("not all violations are given (-want +got):\n%s", d)
 	}
 }
 
+// Each kind of mail has variables of its own, and a code has its place.
+func TestTemplateKinds(t *testing.T) {
+	const all = "{{code}}, {{username}}, {{customer-name}}, {{card}}, {{expires}}, {{place}}"
+	for _, test := range []struct {
+		name                string
+		kind                TemplateKind
+		subject, text, html string
+		field, reason       string // "" for valid
+	}{
+		{"code mail", UnblockCode, "{{username}} {{customer-name}} {{card}} {{place}}", "{{code}} {{expires}}", "<b>{{ code }}</b>", "", ""},
+		{"code mail of text only", UnblockCode, "s", "{{code}}", "", "", ""},
+		{"code mail without code", UnblockCode, "s", "{{username}}", "", "text", "must contain {{code}}"},
+		{"code in text, not in HTML", UnblockCode, "s", "{{code}}", "<p>{{username}}</p>", "html", "must contain {{code}}"},
+		{"code in HTML, not in text", UnblockCode, "s", "see HTML", "<p>{{code}}</p>", "text", "must contain {{code}}"},
+		{"code in an HTML comment", UnblockCode, "s", "{{code}}", "<!-- {{code}} -->", "html", "running text"},
+		{"code without braces", UnblockCode, "s", "code", "", "text", "must contain {{code}}"},
+		{"code in subject", UnblockCode, "Code: {{code}}", "{{code}}", "", "subject", "lock screens"},
+		{"code in subject, with spaces", UnblockCode, "{{  code }}", "{{code}}", "", "subject", "lock screens"},
+		{"expiry in code mail", UnblockCode, "s", "{{code}} {{pinExpiration}}", "", "text", "{{pinExpiration}} is not a variable of this mail; the variables are " + all},
+		{"reset mail", PINReset, "{{username}} {{customer-name}}", "{{card}} {{time}}", "{{by}} {{place}}", "", ""},
+		{"code in reset mail", PINReset, "s", "{{code}}", "", "text", "not a variable"},
+		{"code in expiry mail", PINExpiry, "s", "{{code}}", "", "text", "not a variable"},
+		{"code in subject of expiry mail", PINExpiry, "{{code}}", "t", "", "subject", "not a variable"},
+		{"no kind", "", "s", "t", "", "kind", "unblock-code"},
+		{"unknown kind", "newsletter", "s", "t", "", "kind", "unblock-code"},
+	} {
+		err := Template{ID: "t", Kind: test.kind, Name: "T", Subject: test.subject, Text: test.text, HTML: test.html}.Validate()
+		if test.field == "" {
+			if err != nil {
+				t.Errorf("%s: %v", test.name, err)
+			}
+			continue
+		}
+		var invalid *problem.InvalidError
+		if !errors.As(err, &invalid) || invalid.Violations[0].Field != test.field || !strings.Contains(invalid.Violations[0].Reason, test.reason) {
+			t.Errorf("%s: %v; want %s: ...%s...", test.name, err, test.field, test.reason)
+		}
+	}
+	customised := Predefined(PINReset, "en")
+	customised.ID = UnblockCodeID
+	if d := cmp.Diff([]string{"kind"}, violations(customised.Validate())); d != "" {
+		t.Errorf("a reset mail as the predefined code mail (-want +got):\n%s", d)
+	}
+}
+
 func TestRender(t *testing.T) {
-	tmpl := Template{ID: "t", Name: "T", Subject: "{{customer-name}}: {{username}}", Text: "{{username}} & {{pinExpiration}}", HTML: "<b>{{username}}</b>"}
+	tmpl := Template{ID: "t", Kind: PINExpiry, Name: "T", Subject: "{{customer-name}}: {{username}}", Text: "{{username}} & {{pinExpiration}}", HTML: "<b>{{username}}</b>"}
 	for _, test := range []struct{ name, username, subject, text, html string }{
 		{"plain", "ada", "Acme: ada", "ada & soon", "<b>ada</b>"},
 		{"html", `<script>"a"&'b'`, `Acme: <script>"a"&'b'`, `<script>"a"&'b' & soon`, "<b>&lt;script&gt;&#34;a&#34;&amp;&#39;b&#39;</b>"},
@@ -84,7 +132,7 @@ func TestRender(t *testing.T) {
 		{"long", strings.Repeat("ü", 300), "Acme: " + strings.Repeat("ü", 193) + "…", strings.Repeat("ü", 300) + " & soon", "<b>" + strings.Repeat("ü", 300) + "</b>"},
 		{"not UTF-8", "a\xffb", "Acme: a\uFFFDb", "a\uFFFDb & soon", "<b>a\uFFFDb</b>"},
 	} {
-		got, err := Render(tmpl, Values{"soon", test.username, "Acme"})
+		got, err := Render(tmpl, PINExpiryValues{"soon", test.username, "Acme"})
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		}
@@ -93,48 +141,174 @@ func TestRender(t *testing.T) {
 		}
 	}
 
-	_, err := Render(tmpl, Values{PINExpiration: "soon", Username: "ada"})
+	_, err := Render(tmpl, PINExpiryValues{PINExpiration: "soon", Username: "ada"})
 	if err == nil || !strings.Contains(err.Error(), "customer-name has no value") {
 		t.Errorf("a missing value: %v", err)
 	}
-	if _, err := Render(Template{Subject: "s", Text: "t"}, Values{}); err != nil {
+	if _, err := Render(Template{Kind: PINExpiry, Subject: "s", Text: "t"}, PINExpiryValues{}); err != nil {
 		t.Errorf("a value that is missing and not used: %v", err)
 	}
-	if _, err := Render(Template{Subject: "{{{username}}}", Text: "t"}, Values{"a", "b", "c"}); err == nil {
+	if _, err := Render(Template{Kind: PINExpiry, Subject: "{{{username}}}", Text: "t"}, PINExpiryValues{"a", "b", "c"}); err == nil {
 		t.Error("an invalid template was rendered")
 	}
 }
 
+// examples are values of each kind that can be told apart.
+var examples = map[TemplateKind]Values{
+	PINExpiry:   PINExpiryValues{"SOON", "ada", "Acme & Söhne"},
+	UnblockCode: UnblockCodeValues{secret.New("739158"), "ada", "Acme & Söhne", "PIV 4F2A", "SOON", "Kiosk <1>"},
+	PINReset:    PINResetValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace", "Kiosk <1>"},
+}
+
+// Each variable of a kind has a value, and a template takes those of its kind only.
+func TestRenderKinds(t *testing.T) {
+	for _, kind := range TemplateKinds() {
+		tmpl := Template{ID: "t", Kind: kind, Subject: "s", Text: strings.Join(kind.Variables(), "|") + "|" + inBraces(kind.Variables())}
+		want := map[TemplateKind]string{
+			PINExpiry:   "pinExpiration|username|customer-name|SOON, ada, Acme & Söhne",
+			UnblockCode: "code|username|customer-name|card|expires|place|739 158, ada, Acme & Söhne, PIV 4F2A, SOON, Kiosk <1>",
+			PINReset:    "username|customer-name|card|time|by|place|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace, Kiosk <1>",
+		}[kind]
+		if m, err := Render(tmpl, examples[kind]); err != nil || m.Text != want {
+			t.Errorf("%s: %q, %v; want %q", kind, m.Text, err, want)
+		}
+		tmpl = Predefined(kind, "en")
+		for _, other := range TemplateKinds() {
+			_, err := Render(tmpl, examples[other])
+			if kind == other && err != nil || kind != other && !strings.Contains(fmt.Sprint(err), "it is of kind") {
+				t.Errorf("template of kind %s with values of kind %s: %v", kind, other, err)
+			}
+		}
+	}
+	// What was stored is checked again.
+	for _, tmpl := range []Template{
+		{ID: "t", Kind: UnblockCode, Subject: "{{code}}", Text: "{{code}}"},
+		{ID: "t", Kind: UnblockCode, Subject: "s", Text: "t"},
+	} {
+		if m, err := Render(tmpl, examples[UnblockCode]); err == nil || strings.Contains(err.Error(), "739") {
+			t.Errorf("an invalid code mail was rendered, or the error shows the code: %q, %v", m.Subject, err)
+		}
+	}
+	values := examples[UnblockCode].(UnblockCodeValues)
+	values.Code = secret.Text{}
+	if _, err := Render(Predefined(UnblockCode, "en"), values); err == nil || !strings.Contains(err.Error(), "code has no value") {
+		t.Errorf("a code mail without a code: %v", err)
+	}
+	values.Code = secret.New("12345678")
+	if m, err := Render(Predefined(UnblockCode, "en"), values); err != nil || !strings.Contains(m.Text, "    12345678\n") {
+		t.Errorf("a longer code: %v\n%s", err, m.Text)
+	}
+}
+
+// A code is shown by the mail alone: printed values and messages do not have it, nor
+// whom it is for.
+func TestCodeIsNotPrinted(t *testing.T) {
+	m, err := Render(Predefined(UnblockCode, "en"), examples[UnblockCode])
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.ID, m.To = "id-1", "ada@acme.example"
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		fmt.Fprintf(&out, verb+verb+verb+"\n", examples[UnblockCode], m, &m)
+		fmt.Fprintf(&out, verb+"\n", []Message{m})
+	}
+	for _, handler := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+		slog.New(handler).Info("m", "values", examples[UnblockCode], "message", m)
+	}
+	for _, plain := range []string{"739", "158", "37333931", "acme.example"} {
+		if strings.Contains(out.String(), plain) {
+			t.Errorf("%s was printed:\n%s", plain, out.String())
+		}
+	}
+	if !strings.Contains(out.String(), "mail id-1") {
+		t.Errorf("a printed message does not show its id:\n%s", out.String())
+	}
+	if strings.Contains(m.Subject, "739") || !strings.Contains(m.Text, "739 158") || !strings.Contains(m.HTML, "739 158") {
+		t.Error("the code is in the subject, or not in text and HTML")
+	}
+}
+
+func TestByYourself(t *testing.T) {
+	for tag, want := range map[string]string{
+		"en": "you yourself, by a code mailed to you", "fr": "you yourself, by a code mailed to you", "": "you yourself, by a code mailed to you",
+		"de": "Sie selbst, mit einem an Sie gemailten Code", "de-AT": "Sie selbst, mit einem an Sie gemailten Code",
+	} {
+		if got := ByYourself(tag); got != want {
+			t.Errorf("ByYourself(%q) = %q, want %q", tag, got, want)
+		}
+	}
+}
+
 func TestPredefined(t *testing.T) {
-	for tag, want := range map[string]string{"en": "en", "en-US": "en", "de": "de", "de-CH": "de", "fr": "en", "ja": "en", "": "en", "!": "en"} {
-		tmpl := Predefined(tag)
-		if err := tmpl.Validate(); err != nil {
-			t.Errorf("%s: %v", tag, err)
+	// What each mail must say, in text and HTML, in English and in German.
+	says := map[TemplateKind]map[string][]string{
+		PINExpiry: {"en": {"SOON", "set a new PIN before", "not in this mail"}, "de": {"SOON", "legen Sie vorher eine neue PIN fest", "enthält Ihre PIN nicht"}},
+		UnblockCode: {
+			"en": {"739 158", "PIV 4F2A", "SOON", "Kiosk", "Nobody will ask you for this code on the phone", "If you did not ask for a code", "tell your help desk"},
+			"de": {"739 158", "PIV 4F2A", "SOON", "Kiosk", "Niemand wird Sie am Telefon", "Wenn Sie keinen Code angefordert haben", "Helpdesk"},
+		},
+		PINReset: {
+			"en": {"PIV 4F2A", "TODAY", "Grace", "Kiosk", "was reset", "call your help desk at once", "not in this mail"},
+			"de": {"PIV 4F2A", "TODAY", "Grace", "Kiosk", "wurde zurückgesetzt", "rufen Sie sofort Ihren Helpdesk an", "enthält Ihre PIN nicht"},
+		},
+	}
+	for _, kind := range TemplateKinds() {
+		for tag, want := range map[string]string{"en": "en", "en-US": "en", "de": "de", "de-CH": "de", "fr": "en", "ja": "en", "": "en", "!": "en"} {
+			tmpl := Predefined(kind, tag)
+			if err := tmpl.Validate(); err != nil || tmpl.ID != string(kind) || tmpl.Kind != kind {
+				t.Errorf("%s %s: id %s, kind %s, %v", kind, tag, tmpl.ID, tmpl.Kind, err)
+			}
+			m, err := Render(tmpl, examples[kind])
+			if err != nil {
+				t.Fatalf("%s %s: %v", kind, tag, err)
+			}
+			for part, text := range map[string]string{"subject": m.Subject, "text": m.Text, "html": html.UnescapeString(m.HTML)} {
+				if !strings.Contains(text, "Acme & Söhne") {
+					t.Errorf("%s %s: %s does not say for whom:\n%s", kind, tag, part, text)
+				}
+				if part == "subject" {
+					continue
+				}
+				text = strings.Join(strings.Fields(text), " ")
+				for _, said := range append(says[kind][want], "ada") {
+					if !strings.Contains(text, said) {
+						t.Errorf("%s %s: %s does not say %q:\n%s", kind, tag, part, said, text)
+					}
+				}
+			}
+			if kind == PINExpiry && !strings.Contains(m.Subject, "SOON") {
+				t.Errorf("%s %s: the subject does not say when: %s", kind, tag, m.Subject)
+			}
+			if !strings.Contains(m.HTML, `<html lang="`+want+`">`) || !strings.Contains(m.HTML, "Acme &amp; Söhne") || strings.Contains(m.HTML, "<1>") {
+				t.Errorf("%s %s: html is not in %s or not escaped:\n%s", kind, tag, want, m.HTML)
+			}
+			for _, remote := range []string{"http:", "https:", "src=", "url(", "<script", "<link", "<img"} {
+				if strings.Contains(m.HTML, remote) {
+					t.Errorf("%s %s: html has remote content: %s", kind, tag, remote)
+				}
+			}
+			if _, err := html.Parse(strings.NewReader(m.HTML)); err != nil {
+				t.Error(err)
+			}
+			for i, line := range strings.Split(m.Text, "\n") {
+				if len([]rune(line)) > 78 {
+					t.Errorf("%s %s: line %d of the text is longer than 78", kind, tag, i+1)
+				}
+			}
 		}
-		m, err := Render(tmpl, Values{"SOON", "ada", "Acme & Söhne"})
+	}
+}
+
+// A lock screen shows how a mail begins. The code comes later.
+func TestCodeIsNotInTheFirstWords(t *testing.T) {
+	for _, tag := range []string{"en", "de"} {
+		m, err := Render(Predefined(UnblockCode, tag), examples[UnblockCode])
 		if err != nil {
-			t.Fatalf("%s: %v", tag, err)
+			t.Fatal(err)
 		}
-		for part, text := range map[string]string{"subject": m.Subject, "text": m.Text, "html": m.HTML} {
-			if !strings.Contains(text, "SOON") || !strings.Contains(text, "Acme &") {
-				t.Errorf("%s %s does not say when or for whom:\n%s", tag, part, text)
-			}
-		}
-		if !strings.Contains(m.HTML, `<html lang="`+want+`">`) || !strings.Contains(m.HTML, "Acme &amp; Söhne") {
-			t.Errorf("%s: html is not in %s or not escaped:\n%s", tag, want, m.HTML)
-		}
-		for _, remote := range []string{"http:", "https:", "src=", "url(", "<script", "<link", "<img"} {
-			if strings.Contains(m.HTML, remote) {
-				t.Errorf("%s: html has remote content: %s", tag, remote)
-			}
-		}
-		if _, err := html.Parse(strings.NewReader(m.HTML)); err != nil {
-			t.Error(err)
-		}
-		for i, line := range strings.Split(m.Text, "\n") {
-			if len([]rune(line)) > 78 {
-				t.Errorf("%s: line %d of the text is longer than 78", tag, i+1)
-			}
+		if at := strings.Index(m.Text, "739"); at < 120 {
+			t.Errorf("%s: the code is at %d of the text", tag, at)
 		}
 	}
 }

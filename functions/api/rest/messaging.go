@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -13,6 +14,7 @@ import (
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
 )
@@ -25,7 +27,7 @@ func (a *API) store(c tenant.Caller) mail.Store {
 }
 
 // expiryMailChecks returns the conditions under which the settings may name the
-// configuration and template: that they are there.
+// configuration and template: that they are there, and are for expiry mails.
 func (a *API) expiryMailChecks(ctx context.Context, t table.TenantID, refs tenant.ExpiryMailRefs, vs *problem.Violations) ([]table.Op, error) {
 	var checks []table.Op
 	store := mail.Store{Table: a.Table, Tenant: t}
@@ -45,6 +47,8 @@ func (a *API) expiryMailChecks(ctx context.Context, t table.TenantID, refs tenan
 			vs.Add("unknown", "expiryMail.template", "is not the id of a mail template")
 		} else if err != nil {
 			return nil, err
+		} else if tmpl.Kind != mail.PINExpiry {
+			vs.Add("kind", "expiryMail.template", "is a mail template of kind %s; expiry mails need one of kind %s", tmpl.Kind, mail.PINExpiry)
 		} else {
 			checks = append(checks, table.Check(table.TemplateKey(t, tmpl.ID), table.IfVersion(tmpl.Version)))
 		}
@@ -135,23 +139,31 @@ type TemplateFields struct {
 	HTML    string `json:"html,omitempty" doc:"Left out, the mail is of text only. What variables stand for is escaped."`
 }
 
+type templateInput struct {
+	Kind string `json:"kind,omitempty" enum:"pin-expiry,unblock-code,pin-reset" default:"pin-expiry" doc:"What the mails are about. It stays as it is made."`
+	TemplateFields
+}
+
 type templateBody struct {
 	ID         string   `json:"id"`
+	Kind       string   `json:"kind" enum:"pin-expiry,unblock-code,pin-reset" doc:"pin-expiry: a PIN is about to expire. unblock-code: the one-time code for unblocking a card; text and html hold {{code}}, and the subject does not. pin-reset: a card has got a new PIN."`
 	Predefined bool     `json:"predefined" doc:"It is the predefined template as it comes. Change it to customise it; delete the change to return."`
-	Variables  []string `json:"variables" doc:"What a template may name, such as {{username}}."`
+	Variables  []string `json:"variables" doc:"What a template of the kind may name, such as {{username}}."`
 	TemplateFields
 }
 
 // templateListed is a template in the list; its texts may be long.
 type templateListed struct {
-	ID         string `json:"id"`
-	Name       string `json:"name"`
-	Subject    string `json:"subject"`
-	Predefined bool   `json:"predefined"`
+	ID         string   `json:"id"`
+	Kind       string   `json:"kind"`
+	Name       string   `json:"name"`
+	Subject    string   `json:"subject"`
+	Predefined bool     `json:"predefined"`
+	Variables  []string `json:"variables"`
 }
 
 func templateOut(t mail.Template) templateBody {
-	return templateBody{t.ID, t.Version == 0, mail.Variables(), TemplateFields{t.Name, t.Subject, t.Text, t.HTML}}
+	return templateBody{t.ID, string(t.Kind), t.Version == 0, t.Kind.Variables(), TemplateFields{t.Name, t.Subject, t.Text, t.HTML}}
 }
 
 // MessagingPath names a messaging configuration in a path.
@@ -298,7 +310,7 @@ func (a *API) messagingOperations(api huma.API) {
 	register(a, api, operation{
 		id: "test-messaging", summary: "Send a test mail", method: http.MethodPost, path: "/v1/messaging/{messaging}/test",
 		action: tenant.WriteMessaging, tag: tag,
-		about: "Sends the expiry mail, filled in with examples, and tells what the mail system said.",
+		about: "Sends the expiry mail, or that of another template, filled in with examples, and tells what the mail system said.",
 	}, func(ctx context.Context, in *struct {
 		MessagingPath
 		Body struct {
@@ -342,7 +354,7 @@ func (a *API) messagingOperations(api huma.API) {
 	const templates = "Mail templates"
 	register(a, api, operation{
 		id: "list-templates", summary: "List mail templates", method: http.MethodGet, path: "/v1/mail-templates",
-		action: tenant.ReadMessaging, tag: templates, about: "The predefined one first.",
+		action: tenant.ReadMessaging, tag: templates, about: "The predefined ones first, one of each kind.",
 	}, func(ctx context.Context, _ *struct{}) (*Body[List[templateListed]], error) {
 		c := caller(ctx)
 		all, err := a.store(c).Templates(ctx, c.Core.Tenant.Settings.Language)
@@ -350,28 +362,28 @@ func (a *API) messagingOperations(api huma.API) {
 			return nil, err
 		}
 		return page(all, "", func(t mail.Template) templateListed {
-			return templateListed{t.ID, t.Name, t.Subject, t.Version == 0}
+			return templateListed{t.ID, string(t.Kind), t.Name, t.Subject, t.Version == 0, t.Kind.Variables()}
 		}), nil
 	})
 
 	register(a, api, operation{
 		id: "create-template", summary: "Create a mail template", method: http.MethodPost, path: "/v1/mail-templates",
 		action: tenant.WriteMessaging, status: http.StatusCreated, tag: templates,
-	}, func(ctx context.Context, in *struct{ Body TemplateFields }) (*Versioned[templateBody], error) {
+	}, func(ctx context.Context, in *struct{ Body templateInput }) (*Versioned[templateBody], error) {
 		c := caller(ctx)
 		store := a.store(c)
 		all, err := store.Templates(ctx, "")
 		if err != nil {
 			return nil, err
 		}
-		if len(all) > maxKept {
-			return nil, fmt.Errorf("%w: there are %d mail templates, which is the most a tenant can have", problem.ErrState, len(all))
+		if kept := len(all) - len(mail.TemplateKinds()); kept >= maxKept {
+			return nil, fmt.Errorf("%w: there are %d mail templates, which is the most a tenant can have", problem.ErrState, kept)
 		}
 		id, err := newID()
 		if err != nil {
 			return nil, err
 		}
-		t := mail.Template{ID: id, Name: in.Body.Name, Subject: in.Body.Subject, Text: in.Body.Text, HTML: in.Body.HTML}
+		t := mail.Template{ID: id, Kind: mail.TemplateKind(in.Body.Kind), Name: in.Body.Name, Subject: in.Body.Subject, Text: in.Body.Text, HTML: in.Body.HTML}
 		if err := write(ctx, store.PutTemplate(t), "template.created", subjectOf("template", id)); err != nil {
 			return nil, err
 		}
@@ -393,7 +405,7 @@ func (a *API) messagingOperations(api huma.API) {
 
 	register(a, api, operation{
 		id: "put-template", summary: "Change a mail template", method: http.MethodPut, path: "/v1/mail-templates/{template}",
-		action: tenant.WriteMessaging, tag: templates, about: "The id pin-expiry customises the predefined template.",
+		action: tenant.WriteMessaging, tag: templates, about: "The id of a predefined template customises it.",
 	}, func(ctx context.Context, in *struct {
 		TemplatePath
 		IfMatch
@@ -408,7 +420,7 @@ func (a *API) messagingOperations(api huma.API) {
 		if err := in.check(old.Version); err != nil {
 			return nil, err
 		}
-		t := mail.Template{ID: old.ID, Name: in.Body.Name, Subject: in.Body.Subject, Text: in.Body.Text, HTML: in.Body.HTML, Version: old.Version}
+		t := mail.Template{ID: old.ID, Kind: old.Kind, Name: in.Body.Name, Subject: in.Body.Subject, Text: in.Body.Text, HTML: in.Body.HTML, Version: old.Version}
 		if err := write(ctx, store.PutTemplate(t), "template.changed", subjectOf("template", t.ID)); err != nil {
 			return nil, err
 		}
@@ -419,7 +431,7 @@ func (a *API) messagingOperations(api huma.API) {
 	register(a, api, operation{
 		id: "delete-template", summary: "Delete a mail template", method: http.MethodDelete, path: "/v1/mail-templates/{template}",
 		action: tenant.WriteMessaging, status: http.StatusNoContent, tag: templates,
-		about: "Not while the settings name it. Deleting pin-expiry returns it to how it came.",
+		about: "Not while the settings name it. Deleting a predefined one returns it to how it came.",
 	}, func(ctx context.Context, in *TemplatePath) (*struct{}, error) {
 		c := caller(ctx)
 		store := a.store(c)
@@ -428,7 +440,7 @@ func (a *API) messagingOperations(api huma.API) {
 			return nil, err
 		}
 		var checks []table.Op
-		if old.ID != mail.PINExpiryID {
+		if !slices.Contains(mail.TemplateKinds(), mail.TemplateKind(old.ID)) {
 			if c.Core.Tenant.Settings.ExpiryMail.Template == old.ID {
 				return nil, fmt.Errorf("%w: the settings name it for expiry mails; choose another one there first", problem.ErrState)
 			}
@@ -475,9 +487,23 @@ func (a *API) preview(ctx context.Context, c tenant.Caller, id string) (mail.Mes
 	if err != nil {
 		return mail.Message{}, err
 	}
-	return mail.Render(t, mail.Values{
-		PINExpiration: mail.FormatTime(a.Now().Add(24*time.Hour), settings.Location(), settings.Language),
-		Username:      "ada",
-		CustomerName:  settings.DisplayName,
+	values := examples(t.Kind, settings, func(in time.Duration) string {
+		return mail.FormatTime(a.Now().Add(in), settings.Location(), settings.Language)
 	})
+	return mail.Render(t, values)
+}
+
+// examples are values for mails of the kind; at writes the time that is so far away.
+func examples(kind mail.TemplateKind, settings tenant.Settings, at func(time.Duration) string) mail.Values {
+	const username, card, place = "ada", "PIV 4F2A", "Kiosk 1"
+	switch kind {
+	case mail.UnblockCode:
+		return mail.UnblockCodeValues{Code: secret.New("123456"), Username: username, CustomerName: settings.DisplayName,
+			Card: card, Expires: at(10 * time.Minute), Place: place}
+	case mail.PINReset:
+		return mail.PINResetValues{Username: username, CustomerName: settings.DisplayName,
+			Card: card, Time: at(0), By: mail.ByYourself(settings.Language), Place: place}
+	default:
+		return mail.PINExpiryValues{PINExpiration: at(24 * time.Hour), Username: username, CustomerName: settings.DisplayName}
+	}
 }

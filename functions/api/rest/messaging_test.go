@@ -129,14 +129,100 @@ func TestTemplates(t *testing.T) {
 		}
 	}
 	f.call("GET", "/v1/mail-templates", f.key, nil).want(200).decode(&list)
-	if len(list.Items) != 1 || list.Items[0].Predefined {
-		t.Errorf("templates are %+v, want the customised one", list.Items)
+	if len(list.Items) != 3 || list.Items[0].Predefined || !list.Items[1].Predefined || !list.Items[2].Predefined {
+		t.Errorf("templates are %+v, want the customised one and two as they came", list.Items)
 	}
 	f.call("DELETE", "/v1/mail-templates/pin-expiry", f.key, nil).want(204)
 	if diff := cmp.Diff(came, preview("pin-expiry")); diff != "" {
 		t.Errorf("after the change was deleted (-as it came +now):\n%s", diff)
 	}
 	f.call("DELETE", "/v1/mail-templates/pin-expiry", f.key, nil).want(204) // nothing to delete is as good
+}
+
+// TestTemplateKinds: mails of each kind have a template, with variables of their own, and
+// a code is in the mail but not in its subject.
+func TestTemplateKinds(t *testing.T) {
+	f := newFixture(t)
+	type template struct {
+		ID, Kind, Name string
+		Predefined     bool
+		Variables      []string
+	}
+	expiry := []string{"pinExpiration", "username", "customer-name"}
+	code := []string{"code", "username", "customer-name", "card", "expires", "place"}
+	var list struct{ Items []template }
+	f.call("GET", "/v1/mail-templates", f.key, nil).want(200).decode(&list)
+	want := []template{
+		{"pin-expiry", "pin-expiry", "PIN expiry", true, expiry},
+		{"unblock-code", "unblock-code", "Unblock code", true, code},
+		{"pin-reset", "pin-reset", "PIN reset", true, []string{"username", "customer-name", "card", "time", "by", "place"}},
+	}
+	if diff := cmp.Diff(want, list.Items); diff != "" {
+		t.Errorf("templates (-want +got):\n%s", diff)
+	}
+	for _, w := range want {
+		var got template
+		f.call("GET", "/v1/mail-templates/"+w.ID, f.key, nil).want(200).decode(&got)
+		if diff := cmp.Diff(w, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", w.ID, diff)
+		}
+	}
+
+	create := func(body object) (got template) {
+		t.Helper()
+		f.call("POST", "/v1/mail-templates", f.key, body).want(201).decode(&got)
+		return got
+	}
+	if got := create(mailTemplate); got.Kind != "pin-expiry" || !cmp.Equal(got.Variables, expiry) {
+		t.Errorf("without a kind: got %+v, want one for expiry mails", got)
+	}
+	own := create(object{"kind": "unblock-code", "name": "Own", "subject": "Hello {{username}}", "text": "{{code}} until {{expires}}"})
+	if own.Kind != "unblock-code" || !cmp.Equal(own.Variables, code) {
+		t.Errorf("got %+v, want one for unblock codes", own)
+	}
+
+	for _, id := range []string{"unblock-code", own.ID} {
+		path := "/v1/mail-templates/" + id
+		for _, c := range []struct{ subject, text, html, location, reason string }{
+			{"{{code}}", "{{code}}", "", "body.subject", "lock screens"},
+			{"s", "no code", "", "body.text", "must contain {{code}}"},
+			{"s", "{{code}}", "<p>no code</p>", "body.html", "must contain {{code}}"},
+			{"s", "{{code}} {{pinExpiration}}", "", "body.text", "{{pinExpiration}} is not a variable of this mail"},
+		} {
+			p := f.call("PUT", path, f.key, object{"name": "Own", "subject": c.subject, "text": c.text, "html": c.html}).want(422).problem()
+			if len(p.Errors) != 1 || p.Errors[0].Location != c.location || !strings.Contains(p.Errors[0].Message, c.reason) {
+				t.Errorf("%s: %+v; want %s: ...%s...", id, p.Errors, c.location, c.reason)
+			}
+		}
+		f.call("PUT", path, f.key, object{"name": "Own", "kind": "pin-reset", "subject": "s", "text": "{{code}}"}).want(422) // it stays as it is
+		f.call("PUT", path, f.key, object{"name": "Changed", "subject": "s", "text": "{{code}} {{card}}"}).want(200)
+		var changed struct{ Kind, Name string }
+		f.call("GET", path, f.key, nil).want(200).decode(&changed)
+		if changed.Kind != "unblock-code" || changed.Name != "Changed" {
+			t.Errorf("%s after a change is %+v", id, changed)
+		}
+
+		settings := object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false, "expiryMail": object{"template": id}}
+		p := f.call("PUT", "/v1/settings", f.key, settings).want(422).problem()
+		if len(p.Errors) != 1 || p.Errors[0].Location != "body.expiryMail.template" || !strings.Contains(p.Errors[0].Message, "kind unblock-code") {
+			t.Errorf("expiry mails with template %s: %+v", id, p.Errors)
+		}
+	}
+	f.call("DELETE", "/v1/mail-templates/unblock-code", f.key, nil).want(204)
+
+	// Each can be seen, and sent to try it.
+	outbox := f.outboxConfiguration(f.key)
+	for id, says := range map[string]string{"unblock-code": "123 456", "pin-reset": "you yourself", "pin-expiry": "expires on", own.ID: "123 456"} {
+		var preview struct{ Text string }
+		f.call("POST", "/v1/mail-templates/"+id+"/preview", f.key, nil).want(200).decode(&preview)
+		f.call("POST", "/v1/messaging/"+outbox+"/test", f.key, object{"to": "ada@acme.example", "template": id}).want(200)
+		mails, err := f.outbox.List(1)
+		f.must(err)
+		if sent := strings.ReplaceAll(mails[0].Text, "\r\n", "\n"); !strings.Contains(preview.Text, says) || sent != preview.Text {
+			t.Errorf("%s: preview %q, sent %q; want both to say %q", id, preview.Text, sent, says)
+		}
+		f.clock.advance(time.Second)
+	}
 }
 
 // TestInUse: what the settings name cannot be deleted.

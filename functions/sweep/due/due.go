@@ -315,7 +315,7 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 			continue
 		}
 		settings := o.core.Tenant.Settings
-		m, err := mail.Render(o.template, mail.Values{
+		m, err := mail.Render(o.template, mail.PINExpiryValues{
 			PINExpiration: mail.FormatTime(u.PIN.ExpiresAt, settings.Location(), settings.Language),
 			Username:      u.Profile.Username,
 			CustomerName:  settings.DisplayName,

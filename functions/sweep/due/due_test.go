@@ -91,7 +91,7 @@ func TestMail(t *testing.T) {
 		w := newWorld(t, tabletest.New(t))
 		w.settings(acme, func(s *tenant.Settings) { s.TimeZone, s.Language = c.zone, c.lang })
 		if c.template != "" {
-			own := mail.Template{ID: "own", Name: "Own", Subject: "s", Text: c.template}
+			own := mail.Template{ID: "own", Kind: mail.PINExpiry, Name: "Own", Subject: "s", Text: c.template}
 			if err := w.Table.Write(t.Context(), mail.Store{Table: w.Table, Tenant: acme}.PutTemplate(own)); err != nil {
 				t.Fatal(err)
 			}

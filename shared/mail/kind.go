@@ -1,0 +1,145 @@
+package mail
+
+import (
+	"strings"
+
+	"golang.org/x/text/language"
+
+	"github.com/pinward/pinward/shared/secret"
+)
+
+// TemplateKind is what the mails of a template are about.
+type TemplateKind string
+
+// The kinds. Each has a predefined template, whose id is the kind's name.
+const (
+	PINExpiry   TemplateKind = PINExpiryID   // a PIN is about to expire
+	UnblockCode TemplateKind = UnblockCodeID // the one-time code for unblocking a card
+	PINReset    TemplateKind = PINResetID    // a card has got a new PIN
+)
+
+// codeVariable is the one variable that is a secret. Mails that have it are for telling
+// it: text and HTML must hold it. No subject may, for subjects are shown on lock screens
+// and written to mail servers' logs.
+const codeVariable = "code"
+
+var kinds = []struct {
+	kind      TemplateKind
+	variables []string
+}{
+	{PINExpiry, []string{"pinExpiration", "username", "customer-name"}},
+	{UnblockCode, []string{codeVariable, "username", "customer-name", "card", "expires", "place"}},
+	{PINReset, []string{"username", "customer-name", "card", "time", "by", "place"}},
+}
+
+// TemplateKinds lists them all.
+func TemplateKinds() []TemplateKind {
+	all := make([]TemplateKind, len(kinds))
+	for i, k := range kinds {
+		all[i] = k.kind
+	}
+	return all
+}
+
+// Variables lists the names that a template of the kind may use; nil if there is no such
+// kind.
+func (k TemplateKind) Variables() []string {
+	for _, known := range kinds {
+		if known.kind == k {
+			return known.variables
+		}
+	}
+	return nil
+}
+
+// Values are what one mail says: PINExpiryValues, UnblockCodeValues or PINResetValues.
+type Values interface {
+	kind() TemplateKind
+	variables() map[string]string
+}
+
+// PINExpiryValues are for templates of kind PINExpiry.
+type PINExpiryValues struct {
+	PINExpiration string // when the PIN expires, from FormatTime
+	Username      string
+	CustomerName  string // the tenant's display name
+}
+
+func (PINExpiryValues) kind() TemplateKind { return PINExpiry }
+
+func (v PINExpiryValues) variables() map[string]string {
+	return map[string]string{
+		"pinExpiration": v.PINExpiration,
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+	}
+}
+
+// UnblockCodeValues are for templates of kind UnblockCode.
+type UnblockCodeValues struct {
+	Code         secret.Text // its digits only; 6 are shown as "123 456"
+	Username     string      // the holder's
+	CustomerName string      // the tenant's display name
+	Card         string      // its label, or its kind and the last 4 characters of its id
+	Expires      string      // until when the code is good, from FormatTime
+	Place        string      // name of the bridge where it was asked for
+}
+
+func (UnblockCodeValues) kind() TemplateKind { return UnblockCode }
+
+func (v UnblockCodeValues) variables() map[string]string {
+	code := v.Code.Reveal()
+	if len(code) == 6 {
+		code = code[:3] + " " + code[3:]
+	}
+	return map[string]string{
+		codeVariable:    code,
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"card":          v.Card,
+		"expires":       v.Expires,
+		"place":         v.Place,
+	}
+}
+
+// PINResetValues are for templates of kind PINReset.
+type PINResetValues struct {
+	Username     string // the holder's
+	CustomerName string // the tenant's display name
+	Card         string // its label, or its kind and the last 4 characters of its id
+	Time         string // when the card got its PIN, from FormatTime
+	By           string // an operator's name, or ByYourself
+	Place        string // name of the bridge where it was done
+}
+
+func (PINResetValues) kind() TemplateKind { return PINReset }
+
+func (v PINResetValues) variables() map[string]string {
+	return map[string]string{
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"card":          v.Card,
+		"time":          v.Time,
+		"by":            v.By,
+		"place":         v.Place,
+	}
+}
+
+// ByYourself is who reset a PIN, told to the person who did it with a mailed code, in the
+// language of a BCP 47 tag if that is English or German, and else in English.
+func ByYourself(tag string) string {
+	if inGerman(tag) {
+		return "Sie selbst, mit einem an Sie gemailten Code"
+	}
+	return "you yourself, by a code mailed to you"
+}
+
+var predefinedLanguages = language.NewMatcher([]language.Tag{language.English, language.German})
+
+func inGerman(tag string) bool {
+	_, i := language.MatchStrings(predefinedLanguages, tag)
+	return i == 1
+}
+
+// inBraces writes the names as a template has them.
+func inBraces(names []string) string { return "{{" + strings.Join(names, "}}, {{") + "}}" }
