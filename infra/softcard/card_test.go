@@ -365,6 +365,20 @@ func TestConfig(t *testing.T) {
 	if !errors.As(err, &invalid) || len(invalid.Violations) != 8 {
 		t.Errorf("got %v", err)
 	}
+	if _, err := softcard.New(softcard.Config{Profile: softcard.GIDS, Blank: true, Blocked: true, Rand: zeros{}}); !errors.As(err, &invalid) {
+		t.Errorf("blank and blocked: %v", err)
+	}
+	for _, profile := range softcard.Profiles {
+		card := newCard(t, softcard.Config{Profile: profile, Blocked: true, Rand: zeros{}, ID: make([]byte, 16)})
+		sending(t, card, selects[profile])
+		right := verify
+		if profile == softcard.GIDS {
+			right = "0020008006313233343536"
+		}
+		if got := card.Inspect(); got.PINTries != 0 || got.PINMost == 0 || sending(t, card, unhex(right)) != apdu.SWBlocked {
+			t.Errorf("%s, blocked: %+v", profile, got)
+		}
+	}
 	card := newCard(t, softcard.Config{Profile: softcard.CanoKey, PIN: "87654321", PUK: "11111111", Algorithm: 8, AdminKey: make([]byte, 16), Rand: rand.Reader})
 	if !card.PINIs("87654321") || !card.PUKIs("11111111") || !card.AdminKeyIs(make([]byte, 16)) || card.PINIs("123456") || card.PUKIs("12345678") {
 		t.Error("the card is not as it was configured")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/cipher"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/pinward/pinward/shared/apdu"
@@ -53,14 +54,15 @@ const (
 )
 
 // gidsFile is an elementary file: data objects, and who may put and get them. The
-// file of a key has none.
+// file of a key has none. It is replaced, not changed.
 type gidsFile struct {
+	id       uint16
 	put, get byte
 	isKey    bool
 	objects  []apdu.TLV
 }
 
-// gids is the GIDS application.
+// gids is the GIDS application. Its slices, maps and files are replaced, not changed.
 type gids struct {
 	rand  io.Reader
 	files map[uint16]*gidsFile
@@ -98,6 +100,9 @@ func newGIDS(c Config) (*gids, error) {
 		}
 	}
 	g.pin.set([]byte(c.pin()))
+	if c.Blocked {
+		g.pin.left = 0
+	}
 	g.setKey(c.adminKey())
 	// What gids-tool makes of a blank card: files with these conditions, and where a
 	// minidriver finds what it calls files.
@@ -113,6 +118,9 @@ func newGIDS(c Config) (*gids, error) {
 		0xA013:      {put: afterPIN | afterKey, get: afterPIN | afterKey},
 		0xA014:      {put: afterKey, get: afterKey},
 		gidsKeyFile: {isKey: true},
+	}
+	for id, file := range g.files {
+		file.id = id
 	}
 	return g, nil
 }
@@ -183,6 +191,21 @@ func (g *gids) refuses(c apdu.Command) apdu.SW {
 func (g *gids) inspect(s *State) {
 	s.PINVerified, s.AdminVerified = g.verified, g.admin
 	s.PINTries, s.PINMost = g.pin.left, g.pin.most
+}
+
+func (g *gids) clone() application {
+	copied := *g
+	return &copied
+}
+
+func (g *gids) digest(d *Digest) {
+	d.pin = g.pin.digest()
+	d.chosen, d.awaits = g.chosen, g.awaits
+	if g.current != nil {
+		d.current = g.current.id
+	}
+	d.add(g.given)
+	d.add(g.received)
 }
 
 func (g *gids) pinIs(pin string) bool      { return !g.blank && bytes.Equal(g.pin.value, []byte(pin)) }
@@ -497,15 +520,17 @@ func (g *gids) putData(c apdu.Command) apdu.SW {
 		return swInvalid
 	}
 	object := apdu.TLV{Tag: items[0].Tag, Value: slices.Clone(items[0].Value)}
-	at := slices.IndexFunc(file.objects, func(o apdu.TLV) bool { return o.Tag == object.Tag })
+	objects := slices.Clone(file.objects)
+	at := slices.IndexFunc(objects, func(o apdu.TLV) bool { return o.Tag == object.Tag })
 	switch {
 	case at >= 0:
-		file.objects[at] = object
-	case len(file.objects) >= maxObjects:
+		objects[at] = object
+	case len(objects) >= maxObjects:
 		return apdu.SWNotEnoughMemory
 	default:
-		file.objects = append(file.objects, object)
+		objects = append(objects, object)
 	}
+	g.put(gidsFile{id: file.id, put: file.put, get: file.get, objects: objects})
 	return apdu.SWOK
 }
 
@@ -546,7 +571,7 @@ func (g *gids) createFile(c apdu.Command) apdu.SW {
 	if g.files[id] != nil || len(g.files) >= maxObjects {
 		return swInvalid
 	}
-	file := &gidsFile{}
+	file := gidsFile{id: id}
 	switch {
 	case kind[0] == withObjects && len(conditions) == 3 && conditions[0] == 0x03:
 		file.put, file.get = conditions[1], conditions[2]
@@ -555,8 +580,14 @@ func (g *gids) createFile(c apdu.Command) apdu.SW {
 	default:
 		return swInvalid
 	}
-	g.files[id], g.current = file, file
+	g.put(file)
 	return apdu.SWOK
+}
+
+// put makes a file, or another of one, and makes it the current.
+func (g *gids) put(file gidsFile) {
+	g.files = maps.Clone(g.files)
+	g.files[file.id], g.current = &file, &file
 }
 
 // activate is ACTIVATE FILE (ISO 7816-9). That of the application ends its

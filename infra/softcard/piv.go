@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"encoding/hex"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/pinward/pinward/shared/apdu"
@@ -128,7 +129,7 @@ var pivTraits = map[Profile]traits{
 	},
 }
 
-// piv is the PIV card application.
+// piv is the PIV card application. Its slices, maps and keys are replaced, not changed.
 type piv struct {
 	traits
 	rand io.Reader
@@ -166,6 +167,9 @@ func newPIV(c Config, traits traits) (*piv, error) {
 func (p *piv) manufacture(c Config) error {
 	p.pin = reference{pad8(c.pin()), p.pinTries, p.pinTries}
 	p.puk = reference{pad8(c.puk()), p.pukTries, p.pukTries}
+	if c.Blocked {
+		p.pin.left = 0
+	}
 	p.pinChanged, p.pukChanged = c.pin() != FactoryPIN, c.puk() != FactoryPUK
 	p.setAdminKey(c.algorithm(), c.adminKey())
 	p.keys = map[byte]*keyPair{}
@@ -242,6 +246,18 @@ func (p *piv) inspect(s *State) {
 			s.Keys++
 		}
 	}
+}
+
+func (p *piv) clone() application {
+	copied := *p
+	return &copied
+}
+
+func (p *piv) digest(d *Digest) {
+	d.pin, d.puk = p.pin.digest(), p.puk.digest()
+	d.pinChanged, d.pukChanged = p.pinChanged, p.pukChanged
+	d.awaits = flag(p.awaited != nil && p.witness)
+	d.add(p.awaited)
 }
 
 func (p *piv) pinIs(pin string) bool      { return bytes.Equal(p.pin.value, pad8(pin)) }
@@ -326,9 +342,11 @@ func (p *piv) check(r *reference, candidate []byte) apdu.SW {
 		return apdu.SWOK
 	}
 	if p.erases && p.pin.left == 0 && p.puk.left == 0 {
-		for _, k := range p.keys {
-			k.private = nil
+		erased := map[byte]*keyPair{}
+		for slot, k := range p.keys {
+			erased[slot] = &keyPair{algorithm: k.algorithm, public: k.public}
 		}
+		p.keys = erased
 	}
 	if r.left == 0 {
 		return p.lastWrong
@@ -443,6 +461,7 @@ func (p *piv) putData(c apdu.Command) apdu.SW {
 	if (tag < 0x5FC101 || tag > 0x5FC123) && (tag < 0x5FFF00 || tag > 0x5FFF15) {
 		return apdu.SWFunctionNotSupported
 	}
+	p.objects = maps.Clone(p.objects)
 	delete(p.objects, tag)
 	if len(items[1].Value) > 0 {
 		p.objects[tag] = apdu.EncodeTLV(items[1])
@@ -558,6 +577,7 @@ func (p *piv) generate(c apdu.Command) apdu.Response {
 	if err != nil {
 		return status(apdu.SWMemoryFailure)
 	}
+	p.keys = maps.Clone(p.keys)
 	p.keys[c.P2] = key
 	return data(apdu.EncodeTLV(apdu.TLV{Tag: tagPublicKey, Value: key.public}))
 }

@@ -9,6 +9,7 @@ type Reader struct {
 	mu      sync.Mutex
 	card    *Card
 	changed chan struct{}
+	changes int // how often it has
 }
 
 // NewReader returns an empty reader.
@@ -40,6 +41,7 @@ func (r *Reader) Remove() *Card {
 // put is called with mu held.
 func (r *Reader) put(card *Card) {
 	r.card = card
+	r.changes++
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -50,6 +52,13 @@ func (r *Reader) Card() (*Card, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.card, r.changed
+}
+
+// inside is Card, and a number that no other insertion has.
+func (r *Reader) inside() (card *Card, changed <-chan struct{}, insertion int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.card, r.changed, r.changes
 }
 
 // Connect connects to the card that is in the reader, as it is: a reset is up to the

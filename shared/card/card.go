@@ -240,9 +240,10 @@ type leg struct {
 	// next is given a result that has the shape of one from this script.
 	next func(State, apdu.Result) State
 
-	changes bool // a PIN or PUK on the card
-	policy  bool // is needed, now or in the next script, for a new PIN
-	hold    bool
+	changes    bool // a PIN or PUK on the card
+	policy     bool // is needed, now or in the next script, for a new PIN
+	hold       bool
+	reconciles bool
 }
 
 var find = leg{steps: len(families), script: findScript, next: found}
@@ -270,6 +271,18 @@ func (s State) leg() (leg, error) {
 func (s State) Changes() bool {
 	l, err := s.leg()
 	return err == nil && l.changes
+}
+
+// Reconciles tells whether the next script is one of Reconcile.
+func (s State) Reconciles() bool {
+	l, err := s.leg()
+	return err == nil && l.reconciles
+}
+
+// Holds tells whether the next script is to hold the transaction for the one after it.
+func (s State) Holds() bool {
+	l, err := s.leg()
+	return err == nil && l.hold
 }
 
 // Script makes the next script. If it Changes a card with a PUK, steps marked Secret

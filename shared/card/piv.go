@@ -27,9 +27,9 @@ var PIV = &Family{
 		legAskPIN:   {steps: 3, script: pivAskPIN, next: pivToldPIN},
 		legUnblock:  {steps: 6, script: pivUnblock, next: pivUnblocked, changes: true, policy: true},
 		legTake:     {steps: 3, script: pivTake, next: pivTaken, changes: true},
-		legRead:     {steps: 3, script: pivRead, next: pivReadResult},
-		legProbe:    {steps: 4, script: pivProbe, next: pivProbed, changes: true},
-		legConfirm:  {steps: 3, script: pivConfirm, next: pivConfirmed, changes: true},
+		legRead:     {steps: 3, script: pivRead, next: pivReadResult, reconciles: true},
+		legProbe:    {steps: 4, script: pivProbe, next: pivProbed, changes: true, reconciles: true},
+		legConfirm:  {steps: 3, script: pivConfirm, next: pivConfirmed, changes: true, reconciles: true},
 	},
 }
 

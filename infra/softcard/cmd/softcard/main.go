@@ -34,11 +34,16 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&config.PUK, "puk", "", "its PUK (PIV; without, the factory's)")
 	flags.Func("admin-key", "its management or admin key, in hex (without, the factory's)", hexTo(&config.AdminKey))
 	flags.Func("id", "its GUID or card id, in hex (without, random)", hexTo(&config.ID))
+	flags.BoolVar(&config.Blocked, "blocked", false, "its PIN is blocked at first")
+	file := flags.String("file", "", "the file that it is kept in, PIN, PUK and keys in the clear: once there is one, it and not the flags says what card it is")
 	address := flags.String("address", "127.0.0.1:35963", "where vpcd listens: the second reader is at the next port")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	card, err := softcard.New(config)
+	if err == nil && *file != "" {
+		card, err = softcard.OpenFile(*file, config)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"io"
 	"net"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,5 +50,56 @@ func TestRun(t *testing.T) {
 		if run(ctx, args) == nil {
 			t.Errorf("%v was taken", args)
 		}
+	}
+}
+
+// TestFile: a card that is blocked at first is found so, as it was left, by the next.
+func TestFile(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	file := filepath.Join(t.TempDir(), "card.json")
+	for _, want := range []string{"6983", "63C5"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- run(ctx, []string{"-file", file, "-blocked", "-address", listener.Addr().String()})
+		}()
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		for _, exchange := range [][2]string{
+			{"00A4040009A00000030800001000", "9000"},
+			{"00200080", want},
+			{"002C0080103132333435363738363534333231FFFF", "9000"},
+		} {
+			command, err := hex.DecodeString(exchange[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write(append([]byte{0, byte(len(command))}, command...)); err != nil {
+				t.Fatal(err)
+			}
+			length := make([]byte, 2)
+			if _, err := io.ReadFull(conn, length); err != nil {
+				t.Fatal(err)
+			}
+			answer := make([]byte, binary.BigEndian.Uint16(length))
+			if _, err := io.ReadFull(conn, answer); err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprintf("%X", answer); !strings.HasSuffix(got, exchange[1]) {
+				t.Errorf("%s answered %s, want %s", exchange[0], got, exchange[1])
+			}
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		_ = conn.Close()
 	}
 }
