@@ -399,12 +399,12 @@ func (j stepJSON) step() (Step, error) {
 	}
 	for i, text := range j.Expect {
 		text, maskText, masked := strings.Cut(text, "/")
-		sw, ok := parseSW(text)
+		sw, err := ParseSW(text)
 		mask := SW(0xFFFF)
-		if masked && ok {
-			mask, ok = parseSW(maskText)
+		if masked && err == nil {
+			mask, err = ParseSW(maskText)
 		}
-		if !ok {
+		if err != nil {
 			vs.Add("malformed", "expect."+strconv.Itoa(i), "must be an SW in hex, as 9000 or 63C0/FFF0")
 		}
 		step.Expect = append(step.Expect, Expect{sw, mask})
@@ -426,7 +426,11 @@ func (j stepJSON) step() (Step, error) {
 	return step, vs.Err()
 }
 
-func parseSW(text string) (SW, bool) {
+// ParseSW reads an SW of four hex digits.
+func ParseSW(text string) (SW, error) {
 	n, err := strconv.ParseUint(text, 16, 16)
-	return SW(n), err == nil && len(text) == 4
+	if err != nil || len(text) != 4 {
+		return 0, problem.Invalid("malformed", "sw", "must be an SW of four hex digits, as 9000")
+	}
+	return SW(n), nil
 }

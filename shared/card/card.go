@@ -60,12 +60,14 @@ func FamilyNamed(name string) (*Family, error) {
 func (f *Family) Policy() pin.Policy {
 	p := pin.Default()
 	p.MinLength, p.MaxLength, p.Alphabet = f.minPIN, f.maxPIN, f.alphabets[0]
+	p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore = false, 0, false, 0, 0
 	return p
 }
 
 // CheckPolicy returns an InvalidError if the policy is not valid, or lets a PIN
 // through that such a card must not get. There are cards that set it all the same:
-// the policy's verdict is all that keeps a PIN of three digits off them.
+// the policy's verdict is all that keeps a PIN of three digits off them. Rules that need
+// to know more than the PIN are refused, for only a bridge sees it.
 func (f *Family) CheckPolicy(p pin.Policy) error {
 	var vs problem.Violations
 	vs.Under("policy", p.Validate())
@@ -74,6 +76,17 @@ func (f *Family) CheckPolicy(p pin.Policy) error {
 	}
 	if !slices.Contains(f.alphabets, p.Alphabet) {
 		vs.Add("inconsistent", "policy.alphabet", "must be one of %v for %s cards", f.alphabets, f.Name)
+	}
+	for _, rule := range []struct {
+		field string
+		on    bool
+	}{
+		{"disallowContext", p.DisallowContext}, {"history", p.History > 0}, {"minLengthByUsers", p.MinLengthByUsers},
+		{"expirationHours", p.ExpirationHours > 0}, {"notifyHoursBefore", p.NotifyHoursBefore > 0},
+	} {
+		if rule.on {
+			vs.Add("notForCards", "policy."+rule.field, "cannot be kept for the PINs of cards, which only a bridge sees; turn it off")
+		}
 	}
 	return vs.Err()
 }

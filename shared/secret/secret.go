@@ -14,22 +14,31 @@ import (
 const mask = "[secret]"
 
 // Text is a secret string. Its zero value is the empty secret.
-type Text struct{ s string }
+type Text struct {
+	// s is a pointer because fmt does not call the methods of what is in an unexported
+	// field, and prints a string there; of a pointer it prints the address.
+	s *string
+}
 
 // New wraps s.
-func New(s string) Text { return Text{s} }
+func New(s string) Text { return Text{&s} }
 
 // Reveal returns the secret in the clear. What it returns goes to the one
 // place that needs it: a keyed hash, a seal, a login, or the single answer
 // that shows a new secret to its owner.
-func (t Text) Reveal() string { return t.s }
+func (t Text) Reveal() string {
+	if t.s == nil {
+		return ""
+	}
+	return *t.s
+}
 
 // Empty tells whether there is no secret.
-func (t Text) Empty() bool { return t.s == "" }
+func (t Text) Empty() bool { return t.Reveal() == "" }
 
 // Equal compares in time that depends only on the lengths.
 func (t Text) Equal(u Text) bool {
-	return subtle.ConstantTimeCompare([]byte(t.s), []byte(u.s)) == 1
+	return subtle.ConstantTimeCompare([]byte(t.Reveal()), []byte(u.Reveal())) == 1
 }
 
 // String implements fmt.Stringer.
@@ -54,6 +63,6 @@ func (t *Text) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("a secret must be a JSON string")
 	}
-	t.s = s
+	t.s = &s
 	return nil
 }

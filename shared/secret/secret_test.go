@@ -20,12 +20,16 @@ func TestNothingPrintsASecret(t *testing.T) {
 		Ptr *secret.Text
 	}
 	h := holder{s, &s}
+	type closed struct{ pin secret.Text } // whose methods fmt does not call
+	c := closed{s}
 
 	var out bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T %v"} {
 		fmt.Fprintf(&out, verb+"\n", s)
 		fmt.Fprintf(&out, verb+"\n", &s)
 		fmt.Fprintf(&out, verb+"\n", h)
+		fmt.Fprintf(&out, verb+"\n", c)
+		fmt.Fprintf(&out, verb+"\n", &c)
 	}
 	fmt.Fprintln(&out, fmt.Errorf("wrapped %w %v", errors.New("x"), s))
 	for _, handler := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {

@@ -37,61 +37,28 @@ type policyVersionRecord struct {
 	since time.Time
 }
 
-type storedPolicy struct {
-	MinLength             int           `json:"minLength"`
-	MaxLength             int           `json:"maxLength"`
-	Alphabet              pin.Alphabet  `json:"alphabet"`
-	RequireClasses        []pin.Class   `json:"requireClasses,omitempty"`
-	DisallowSequential    bool          `json:"disallowSequential,omitempty"`
-	MaxRun                int           `json:"maxRun,omitempty"`
-	DisallowConstantDelta bool          `json:"disallowConstantDelta,omitempty"`
-	Blocklist             pin.Blocklist `json:"blocklist"`
-	BlocklistEntries      []string      `json:"blocklistEntries,omitempty"`
-	DisallowContext       bool          `json:"disallowContext,omitempty"`
-	History               int           `json:"history,omitempty"`
-	MinLengthByUsers      bool          `json:"minLengthByUsers,omitempty"`
-	ExpirationHours       int           `json:"expirationHours,omitempty"`
-	NotifyHoursBefore     int           `json:"notifyHoursBefore,omitempty"`
-	MaxAttempts           int           `json:"maxAttempts"`
-	LockMinutes           int           `json:"lockMinutes"`
-	Version               int64         `json:"version,omitempty"` // of a past version
-	Since                 time.Time     `json:"since,omitzero"`
-}
-
-func storePolicy(p pin.Policy) storedPolicy {
-	return storedPolicy{p.MinLength, p.MaxLength, p.Alphabet, p.RequireClasses, p.DisallowSequential, p.MaxRun, p.DisallowConstantDelta,
-		p.Blocklist, p.BlocklistEntries, p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore,
-		p.MaxAttempts, p.LockMinutes, 0, time.Time{}}
-}
-
-func (s storedPolicy) policy() pin.Policy {
-	return pin.Policy{MinLength: s.MinLength, MaxLength: s.MaxLength, Alphabet: s.Alphabet, RequireClasses: s.RequireClasses,
-		DisallowSequential: s.DisallowSequential, MaxRun: s.MaxRun, DisallowConstantDelta: s.DisallowConstantDelta,
-		Blocklist: s.Blocklist, BlocklistEntries: s.BlocklistEntries, DisallowContext: s.DisallowContext, History: s.History,
-		MinLengthByUsers: s.MinLengthByUsers, ExpirationHours: s.ExpirationHours, NotifyHoursBefore: s.NotifyHoursBefore,
-		MaxAttempts: s.MaxAttempts, LockMinutes: s.LockMinutes}
+// storedPolicyVersion is a past or present version.
+type storedPolicyVersion struct {
+	Policy  pin.Policy `json:"policy"`
+	Version int64      `json:"version"`
+	Since   time.Time  `json:"since"`
 }
 
 // Item implements table.Record.
 func (r policyRecord) Item() (table.Item, error) {
-	data, err := json.Marshal(storePolicy(r.Policy.Policy))
+	data, err := json.Marshal(r.Policy.Policy)
 	return table.Item{Key: table.PolicyKey(r.tenant), Data: data}, err
 }
 
 // Item implements table.Record.
 func (r policyVersionRecord) Item() (table.Item, error) {
-	s := storePolicy(r.Policy.Policy)
-	s.Version, s.Since = r.Version, r.since
-	data, err := json.Marshal(s)
+	data, err := json.Marshal(storedPolicyVersion{r.Policy.Policy, r.Version, r.since})
 	return table.Item{Key: table.PolicyVersionKey(r.tenant, r.Version), Data: data}, err
 }
 
 func decodePolicy(item table.Item) (Policy, error) {
-	var s storedPolicy
-	if err := item.Decode(&s); err != nil {
-		return Policy{}, err
-	}
-	return Policy{s.policy(), item.Version}, nil
+	p := Policy{Version: item.Version}
+	return p, item.Decode(&p.Policy)
 }
 
 // ChangePolicy replaces a tenant's PIN policy if it still has the version that
@@ -119,11 +86,11 @@ func (ts *Tenants) PolicyVersions(ctx context.Context, id table.TenantID) ([]Pol
 	}
 	versions := make([]PolicyVersion, len(page.Items))
 	for i, item := range page.Items {
-		var s storedPolicy
+		var s storedPolicyVersion
 		if err := item.Decode(&s); err != nil {
 			return nil, err
 		}
-		versions[len(versions)-1-i] = PolicyVersion{Policy{s.policy(), s.Version}, s.Since}
+		versions[len(versions)-1-i] = PolicyVersion{Policy{s.Policy, s.Version}, s.Since}
 	}
 	return versions, nil
 }
