@@ -25,7 +25,7 @@ var rooms = [][]string{
 	{"bridge/reader"},
 	{"functions/wiring"},
 	{"functions/api/rest", "functions/sweep/due"},
-	{"shared/user"},
+	{"shared/credential", "shared/user"},
 	{"shared/tenant"},
 	{"shared/mail", "shared/vault", "shared/audit", "shared/gateway"},
 	{"shared/relay", "shared/card"},

@@ -25,6 +25,7 @@ const (
 	API      ActorKind = "api"      // a tenant's system, by an API key
 	Self     ActorKind = "self"     // a person for themselves, by a token
 	System   ActorKind = "system"   // Pinward itself: the sweep
+	Bridge   ActorKind = "bridge"   // somebody at a bridge, who has not proven who they are
 )
 
 // Actor is who acts: an API key, a person, Pinward itself.

@@ -22,6 +22,15 @@ package table
 //	user count      | t/<tenant>/count             | users/<shard>      |                                               | how many users
 //	idempotency     | t/<tenant>/idem/<hash>       | idem               |                                               | an answer given before
 //	audit record    | t/<tenant>/audit/<day>       | <ulid>             | history: t/<tenant>/history/<subject>, <ulid> | what happened that day; to that subject
+//	bridge          | t/<tenant>/bridge/<id>       | bridge             | list: t/<tenant>/bridges/<shard>, <id>        | authenticate a bridge; list bridges
+//	connection      | t/platform/connection/<id>   | connection         |                                               | whose WebSocket it is
+//	card template   | t/<tenant>                   | cards/<id>         |                                               | get, list credential templates
+//	template uses   | t/<tenant>/uses/<template>   | <shard>            |                                               | how many credentials have a card template
+//	credential      | t/<tenant>/credential/<id>   | credential         | list: t/<tenant>/credentials/<shard>, <id>    | by card (the id is the card's); list
+//	                |                              |                    | history: t/<tenant>/held/<user>, <id>         | somebody's cards
+//	unblock         | t/<tenant>/unblock/<ulid>    | unblock            | list: t/<tenant>/unblocks/<shard>, <ulid>     | get; list, newest first
+//	                |                              |                    | history: t/<tenant>/unblocked/<credential>, . | a card's unblocks
+//	                |                              |                    | due: due/unblock/<shard>, <time>/<tenant>/<id>| what the sweep has to conclude or announce
 //
 // Things of the installation itself live under the tenant Platform.
 
@@ -66,6 +75,8 @@ const (
 	ListShards   = 4
 	TenantShards = 4
 	CountShards  = 16
+
+	UnblockDueShards = 4
 )
 
 // Key names an item.
@@ -420,4 +431,102 @@ func AuditDay(t TenantID, day time.Time) Range {
 // AuditOf are the audit records about a subject, oldest first.
 func AuditOf(t TenantID, subject string) Range {
 	return Range{index: IndexHistory, partition: t.partition("history", subject)}
+}
+
+// BridgeKey is a bridge, with its connections and what is in its readers.
+func BridgeKey(t TenantID, id string) Key { return Key{t.partition("bridge", id), "bridge"} }
+
+// BridgeListed is a bridge's place in the list.
+func BridgeListed(t TenantID, id string) IndexKey {
+	return IndexKey{IndexList, Key{t.sharded("bridges", id), id}}
+}
+
+// Bridges are the shards of the list of bridges.
+func Bridges(t TenantID) []Range { return t.shards("bridges") }
+
+// ConnectionKey tells whose a WebSocket connection is.
+func ConnectionKey(id string) Key { return Key{Platform.partition("connection", id), "connection"} }
+
+// CardTemplateKey is a credential template.
+func CardTemplateKey(t TenantID, id string) Key { return Key{t.partition(), "cards/" + escape(id)} }
+
+// CardTemplates are the tenant's credential templates.
+func CardTemplates(t TenantID) Range { return prefix(t.partition(), "cards/") }
+
+// CardTemplateUseKey is a part of the count of the credentials with a template.
+func CardTemplateUseKey(t TenantID, id string, shard int) Key {
+	return Key{t.partition("uses", id), fmt.Sprintf("%02d", shard)}
+}
+
+// CardTemplateUses are all parts of that count.
+func CardTemplateUses(t TenantID, id string) Range { return Range{partition: t.partition("uses", id)} }
+
+// CredentialKey is a credential; its id is its card's.
+func CredentialKey(t TenantID, id string) Key {
+	return Key{t.partition("credential", id), "credential"}
+}
+
+// CredentialListed is a credential's place in the list.
+func CredentialListed(t TenantID, id string) IndexKey {
+	return IndexKey{IndexList, Key{t.sharded("credentials", id), id}}
+}
+
+// Credentials are the shards of the list of credentials.
+func Credentials(t TenantID) []Range { return t.shards("credentials") }
+
+// CredentialHeld files a credential under who holds it.
+func CredentialHeld(t TenantID, user, id string) IndexKey {
+	return IndexKey{IndexHistory, Key{t.partition("held", user), id}}
+}
+
+// CredentialsHeld are the credentials of a user.
+func CredentialsHeld(t TenantID, user string) Range {
+	return Range{index: IndexHistory, partition: t.partition("held", user)}
+}
+
+// UnblockKey is an unblock operation. Its id is a ULID.
+func UnblockKey(t TenantID, id string) Key { return Key{t.partition("unblock", id), "unblock"} }
+
+// UnblockListed is an unblock operation's place in the list, by time.
+func UnblockListed(t TenantID, id string) IndexKey {
+	return IndexKey{IndexList, Key{t.sharded("unblocks", id), id}}
+}
+
+// Unblocks are the shards of the list of unblock operations, oldest first.
+func Unblocks(t TenantID) []Range { return t.shards("unblocks") }
+
+// UnblockOf files an unblock operation under its credential.
+func UnblockOf(t TenantID, credential, id string) IndexKey {
+	return IndexKey{IndexHistory, Key{t.partition("unblocked", credential), id}}
+}
+
+// UnblocksOf are the unblock operations on a credential, oldest first.
+func UnblocksOf(t TenantID, credential string) Range {
+	return Range{index: IndexHistory, partition: t.partition("unblocked", credential)}
+}
+
+// UnblockDue is when the sweep has to look at an unblock operation next.
+func UnblockDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{unblockDue(Shard(id, UnblockDueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// UnblocksDueBefore are the unblock operations due at the given time or before in a
+// shard, oldest first.
+func UnblocksDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: unblockDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func unblockDue(shard int) string { return fmt.Sprintf("due/unblock/%d", shard) }
+
+func (t TenantID) sharded(what, id string) string {
+	return t.partition(what, fmt.Sprint(Shard(id, ListShards)))
+}
+
+// shards are those of a list of things in the order of their ids.
+func (t TenantID) shards(what string) []Range {
+	rs := make([]Range, ListShards)
+	for i := range rs {
+		rs[i] = Range{index: IndexList, partition: t.partition(what, fmt.Sprint(i))}
+	}
+	return rs
 }

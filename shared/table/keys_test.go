@@ -59,6 +59,26 @@ func TestKeys(t *testing.T) {
 	index("audit subject", table.AuditSubject(acme, "user/U", "01A"))
 	ranges("audit day", table.AuditDay(acme, at))
 	ranges("audit of", table.AuditOf(acme, "user/U"))
+	key("bridge", table.BridgeKey(acme, "B"))
+	index("bridge listed", table.BridgeListed(acme, "B"))
+	ranges("bridges", table.Bridges(acme)[0], table.Bridges(acme)[table.ListShards-1])
+	key("connection", table.ConnectionKey("L0SM9cOFvHcCIhw="))
+	key("card template", table.CardTemplateKey(acme, "T"))
+	ranges("card templates", table.CardTemplates(acme))
+	key("card template use", table.CardTemplateUseKey(acme, "T", 3))
+	ranges("card template uses", table.CardTemplateUses(acme, "T"))
+	key("credential", table.CredentialKey(acme, "piv-00"))
+	index("credential listed", table.CredentialListed(acme, "piv-00"))
+	ranges("credentials", table.Credentials(acme)[0])
+	index("credential held", table.CredentialHeld(acme, "U", "piv-00"))
+	ranges("credentials held", table.CredentialsHeld(acme, "U"))
+	key("unblock", table.UnblockKey(acme, "01A"))
+	index("unblock listed", table.UnblockListed(acme, "01A"))
+	ranges("unblocks", table.Unblocks(acme)[0])
+	index("unblock of", table.UnblockOf(acme, "piv-00", "01A"))
+	ranges("unblocks of", table.UnblocksOf(acme, "piv-00"))
+	index("unblock due", table.UnblockDue(acme, "01A", at))
+	ranges("unblocks due", table.UnblocksDueBefore(3, at))
 
 	want := strings.Split(strings.TrimSpace(`
 tenant: "t/acme" "core/tenant"
@@ -94,6 +114,27 @@ audit: "t/acme/audit/20300131" "01A"
 audit subject: history "t/acme/history/user%2FU" "01A"
 audit day:  "t/acme/audit/20300131" from "" to ""
 audit of: history "t/acme/history/user%2FU" from "" to ""
+bridge: "t/acme/bridge/B" "bridge"
+bridge listed: list "t/acme/bridges/1" "B"
+bridges: list "t/acme/bridges/0" from "" to ""
+bridges: list "t/acme/bridges/3" from "" to ""
+connection: "t/platform/connection/L0SM9cOFvHcCIhw=" "connection"
+card template: "t/acme" "cards/T"
+card templates:  "t/acme" from "cards/" to "cards0"
+card template use: "t/acme/uses/T" "03"
+card template uses:  "t/acme/uses/T" from "" to ""
+credential: "t/acme/credential/piv-00" "credential"
+credential listed: list "t/acme/credentials/3" "piv-00"
+credentials: list "t/acme/credentials/0" from "" to ""
+credential held: history "t/acme/held/U" "piv-00"
+credentials held: history "t/acme/held/U" from "" to ""
+unblock: "t/acme/unblock/01A" "unblock"
+unblock listed: list "t/acme/unblocks/1" "01A"
+unblocks: list "t/acme/unblocks/0" from "" to ""
+unblock of: history "t/acme/unblocked/piv-00" "01A"
+unblocks of: history "t/acme/unblocked/piv-00" from "" to ""
+unblock due: due "due/unblock/1" "2030-01-31T07:05:07Z/acme/01A"
+unblocks due: due "due/unblock/3" from "" to "2030-01-31T07:05:08Z"
 `), "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -48,6 +48,17 @@ const (
 	ReadMessaging  Action = "messaging.read"
 	WriteMessaging Action = "messaging.write"
 	ReadAudit      Action = "audit.read"
+
+	ReadBridges        Action = "bridges.read"
+	ManageBridges      Action = "bridges.manage"
+	ReadCredentials    Action = "credentials.read"
+	WriteCredentials   Action = "credentials.write"
+	ReadCardTemplates  Action = "cardTemplates.read"
+	WriteCardTemplates Action = "cardTemplates.write"
+	ReadUnblock        Action = "unblock.read"
+	ListUnblocks       Action = "unblock.list"
+	StartUnblock       Action = "unblock.start"
+	CancelUnblock      Action = "unblock.cancel"
 )
 
 // Grant is how far a role may go with an action.
@@ -75,18 +86,21 @@ func May(r Role, a Action) Grant {
 	case RoleOperator:
 		switch a {
 		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser,
-			ReadPIN, SetPIN, GeneratePIN, DeletePIN, UnlockPIN:
+			ReadPIN, SetPIN, GeneratePIN, DeletePIN, UnlockPIN,
+			ReadBridges, ReadCredentials, WriteCredentials, ReadCardTemplates,
+			ReadUnblock, ListUnblocks, StartUnblock, CancelUnblock:
 			return Yes
 		}
 	case RoleHelpdesk:
 		// Never a PIN: a help desk must be able to help without learning one.
 		switch a {
-		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, UnlockPIN:
+		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, UnlockPIN,
+			ReadBridges, ReadCredentials, ReadCardTemplates, ReadUnblock, ListUnblocks:
 			return Yes
 		}
 	case RoleKiosk:
 		switch a {
-		case ReadCaller, VerifyPIN, IdentifyPIN:
+		case ReadCaller, VerifyPIN, IdentifyPIN, ReadUnblock, StartUnblock, CancelUnblock:
 			return Yes
 		}
 	case RoleEvents:

@@ -16,30 +16,40 @@ import (
 
 // permissions is who may do what: yes, on the own user only, or not (-).
 const permissions = `
-                platform admin operator helpdesk kiosk events self
-tenants.manage  yes      -     -        -        -     -      -
-caller.read     yes      yes   yes      yes      yes   yes    yes
-settings.read   -        yes   yes      -        -     -      -
-settings.write  -        yes   -        -        -     -      -
-policy.read     -        yes   yes      yes      -     -      yes
-policy.write    -        yes   -        -        -     -      -
-keys.manage     -        yes   -        -        -     -      -
-tokens.mint     -        yes   -        -        -     -      -
-users.list      -        yes   yes      yes      -     -      -
-users.read      -        yes   yes      yes      -     -      own
-users.create    -        yes   yes      -        -     -      -
-users.update    -        yes   yes      -        -     -      own
-users.delete    -        yes   -        -        -     -      -
-pin.read        -        yes   yes      yes      -     -      own
-pin.set         -        yes   yes      -        -     -      own
-pin.generate    -        yes   yes      -        -     -      own
-pin.delete      -        yes   yes      -        -     -      -
-pin.unlock      -        yes   yes      yes      -     -      -
-pin.verify      -        yes   -        -        yes   -      -
-pin.identify    -        yes   -        -        yes   -      -
-messaging.read  -        yes   -        -        -     -      -
-messaging.write -        yes   -        -        -     -      -
-audit.read      -        yes   -        -        -     -      -
+                    platform admin operator helpdesk kiosk events self
+tenants.manage      yes      -     -        -        -     -      -
+caller.read         yes      yes   yes      yes      yes   yes    yes
+settings.read       -        yes   yes      -        -     -      -
+settings.write      -        yes   -        -        -     -      -
+policy.read         -        yes   yes      yes      -     -      yes
+policy.write        -        yes   -        -        -     -      -
+keys.manage         -        yes   -        -        -     -      -
+tokens.mint         -        yes   -        -        -     -      -
+users.list          -        yes   yes      yes      -     -      -
+users.read          -        yes   yes      yes      -     -      own
+users.create        -        yes   yes      -        -     -      -
+users.update        -        yes   yes      -        -     -      own
+users.delete        -        yes   -        -        -     -      -
+pin.read            -        yes   yes      yes      -     -      own
+pin.set             -        yes   yes      -        -     -      own
+pin.generate        -        yes   yes      -        -     -      own
+pin.delete          -        yes   yes      -        -     -      -
+pin.unlock          -        yes   yes      yes      -     -      -
+pin.verify          -        yes   -        -        yes   -      -
+pin.identify        -        yes   -        -        yes   -      -
+messaging.read      -        yes   -        -        -     -      -
+messaging.write     -        yes   -        -        -     -      -
+audit.read          -        yes   -        -        -     -      -
+bridges.read        -        yes   yes      yes      -     -      -
+bridges.manage      -        yes   -        -        -     -      -
+credentials.read    -        yes   yes      yes      -     -      -
+credentials.write   -        yes   yes      -        -     -      -
+cardTemplates.read  -        yes   yes      yes      -     -      -
+cardTemplates.write -        yes   -        -        -     -      -
+unblock.read        -        yes   yes      yes      yes   -      -
+unblock.list        -        yes   yes      yes      -     -      -
+unblock.start       -        yes   yes      -        yes   -      -
+unblock.cancel      -        yes   yes      -        yes   -      -
 `
 
 func TestMay(t *testing.T) {
