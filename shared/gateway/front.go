@@ -83,6 +83,8 @@ func Front(f Function, now func() time.Time, requestID func() string) http.Handl
 	})
 }
 
+const requestTime = "02/Jan/2006:15:04:05 -0700" // the layout in which events tell the time
+
 // newEvent is the event that an HTTP API makes of r.
 func newEvent(r *http.Request, body []byte, id string, now time.Time) (events.APIGatewayV2HTTPRequest, error) {
 	path, err := receivedPath(r.URL.EscapedPath())
@@ -106,7 +108,7 @@ func newEvent(r *http.Request, body []byte, id string, now time.Time) (events.AP
 			APIID:        "local",
 			DomainName:   domain,
 			DomainPrefix: prefix,
-			Time:         now.UTC().Format("02/Jan/2006:15:04:05 -0700"),
+			Time:         now.UTC().Format(requestTime),
 			TimeEpoch:    now.UnixMilli(),
 			HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{
 				Method:    r.Method,
@@ -132,14 +134,7 @@ func newEvent(r *http.Request, body []byte, id string, now time.Time) (events.AP
 	}
 	event.Headers["host"] = r.Host
 	event.Headers["content-length"] = strconv.Itoa(len(body))
-	proto, port := "http", "80"
-	if r.TLS != nil {
-		proto, port = "https", "443"
-	}
-	if _, p, err := net.SplitHostPort(r.Host); err == nil {
-		port = p
-	}
-	event.Headers["x-forwarded-proto"], event.Headers["x-forwarded-port"] = proto, port
+	event.Headers["x-forwarded-proto"], event.Headers["x-forwarded-port"] = protoPort(r)
 	event.Headers["x-forwarded-for"] = strings.TrimPrefix(event.Headers["x-forwarded-for"]+", "+source, ", ")
 
 	for name, values := range r.URL.Query() {
@@ -181,13 +176,13 @@ func isText(contentType string) bool {
 }
 
 // call invokes f as Lambda does: JSON in, JSON out, a panic is an error.
-func call(ctx context.Context, f Function, payload []byte) (res events.APIGatewayV2HTTPResponse, err error) {
+func call[Event, Response any](ctx context.Context, f func(context.Context, Event) (Response, error), payload []byte) (res Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("function panicked: %v", p)
 		}
 	}()
-	var event events.APIGatewayV2HTTPRequest
+	var event Event
 	if err := json.Unmarshal(payload, &event); err != nil {
 		return res, fmt.Errorf("read the event: %w", err)
 	}
@@ -236,6 +231,18 @@ func message(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"message":%q}`, http.StatusText(status))
+}
+
+// protoPort is how and where a client has reached the server.
+func protoPort(r *http.Request) (proto, port string) {
+	proto, port = "http", "80"
+	if r.TLS != nil {
+		proto, port = "https", "443"
+	}
+	if _, p, err := net.SplitHostPort(r.Host); err == nil {
+		port = p
+	}
+	return proto, port
 }
 
 func withoutPort(address string) string {

@@ -1,8 +1,9 @@
 // Package gateway lets net/http handlers serve an API Gateway HTTP API (payload
-// format 2.0). Handler turns an event into a request and the answer back;
-// Front stands where API Gateway would stand and makes such events from real
-// requests. A handler sees the same request, and its client the same answer,
-// behind either: what API Gateway changes on the way, Front changes too.
+// format 2.0), and a Socket a WebSocket API. Handler and SocketHandler turn
+// events into calls and the answers back; Front and SocketFront stand where API
+// Gateway would stand and make such events from real requests and messages. A
+// handler sees the same, and its client the same answer, behind either: what API
+// Gateway changes on the way, the fronts change too.
 package gateway
 
 import (
