@@ -1,4 +1,5 @@
-# make run    the whole product on this machine        make build  the Lambda functions, in build/
+# make run    the whole product on this machine        make build  functions and bridges, in build/
+# make unblock  a new PIN for its software card, at this terminal
 # make test   all tests                                make bench  figures, each beside something known
 # make check  format, vet, staticcheck, modules        make deps   the servers that tests run against
 # make race   all tests with the race detector (needs gcc)
@@ -7,10 +8,14 @@
 # with cards in software.
 TAGS := $(shell pkg-config --exists libpcsclite 2>/dev/null || echo -tags=nopcsc)
 
-.PHONY: run test race check build bench deps clean
+.PHONY: run unblock test race check build bench deps clean
 
 run:
 	go run ./infra/local $(ARGS)
+
+# What a person does at the terminal of a desk PC, with the software card of `make run`.
+unblock:
+	go run $(TAGS) ./bridge unblock -dir data/bridge -soft http://127.0.0.1:8080/_local/card/reader $(ARGS)
 
 test: deps
 	@[ -z "$(TAGS)" ] || echo "libpcsclite is not here: NOT TESTED with real readers (infra/softcard/install.sh installs it)"
@@ -34,12 +39,14 @@ check:
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $(TAGS) ./...
 	go mod tidy -diff
 
-FUNCTIONS := api sweep
+FUNCTIONS := api relay sweep
 LAMBDA := CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -tags lambda.norpc -trimpath -ldflags "-s -w"
 
 build:
 	@for f in $(FUNCTIONS); do echo "build/$$f/bootstrap"; $(LAMBDA) -o build/$$f/bootstrap ./functions/$$f || exit 1; done
 	go build -trimpath -o build/pinward ./infra/local
+	go build $(TAGS) -trimpath -ldflags "-s -w" -o build/bridge ./bridge
+	@for a in amd64 arm64; do echo "build/bridge-windows-$$a.exe"; CGO_ENABLED=0 GOOS=windows GOARCH=$$a go build -trimpath -ldflags "-s -w" -o build/bridge-windows-$$a.exe ./bridge || exit 1; done
 
 bench: deps
 	go test -run '^$$' -bench . -benchmem $(TAGS) ./...

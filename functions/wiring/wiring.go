@@ -18,12 +18,16 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/pinward/pinward/functions/api/rest"
+	"github.com/pinward/pinward/functions/relay/line"
 	"github.com/pinward/pinward/functions/sweep/due"
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/dynamo"
 	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/unblock"
 	"github.com/pinward/pinward/shared/user"
 	"github.com/pinward/pinward/shared/vault"
 )
@@ -37,47 +41,65 @@ type Parts struct {
 	Log             *slog.Logger
 	PlatformKeyHash string
 	Rate            rest.Rate
+	Connections     gateway.Connections // to bridges
+	RelayURL        string              // that they connect to
 }
 
 // System is an installation at work.
 type System struct {
 	Parts
-	Audit   audit.Log
-	Tenants *tenant.Tenants
-	Users   *user.Users
+	Audit       audit.Log
+	Tenants     *tenant.Tenants
+	Users       *user.Users
+	Credentials *credential.Credentials
+	Unblocks    *unblock.Unblocks
 }
 
 // New returns an installation of the parts.
 func New(p Parts) *System {
 	// Ids made within one millisecond rise too, so records keep their order.
 	log := audit.Log{Now: p.Now, Rand: &ulid.LockedMonotonicReader{MonotonicReader: ulid.Monotonic(rand.Reader, 0)}}
-	return &System{
-		Parts:   p,
-		Audit:   log,
-		Tenants: &tenant.Tenants{Table: p.Table, Vault: vault.New(p.Root), Audit: log, Now: p.Now, Rand: rand.Reader, PlatformKeyHash: p.PlatformKeyHash},
-		Users:   &user.Users{Table: p.Table, Audit: log, Now: p.Now, Rand: rand.Reader},
+	s := &System{
+		Parts:       p,
+		Audit:       log,
+		Tenants:     &tenant.Tenants{Table: p.Table, Vault: vault.New(p.Root), Audit: log, Now: p.Now, Rand: rand.Reader, PlatformKeyHash: p.PlatformKeyHash},
+		Users:       &user.Users{Table: p.Table, Audit: log, Now: p.Now, Rand: rand.Reader},
+		Credentials: &credential.Credentials{Table: p.Table, Audit: log, Now: p.Now, Rand: rand.Reader},
 	}
+	s.Unblocks = &unblock.Unblocks{Table: p.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Senders: p.Senders,
+		Connections: p.Connections, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log}
+	return s
 }
 
 // API returns the HTTP API.
 func (s *System) API() http.Handler {
-	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Senders: s.Senders, Audit: s.Audit, Now: s.Now, Rand: rand.Reader, Log: s.Log, Rate: s.Rate}
+	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks,
+		Senders: s.Senders, Audit: s.Audit, Now: s.Now, Rand: rand.Reader, Log: s.Log, Rate: s.Rate,
+		Connections: s.Connections, RelayURL: s.RelayURL}
 	return api.Handler()
+}
+
+// Relay returns the cloud's end of the bridges' WebSockets.
+func (s *System) Relay() gateway.Socket {
+	return &line.Line{Tenants: s.Tenants, Credentials: s.Credentials, Unblocks: s.Unblocks, Connections: s.Connections, RelayURL: s.RelayURL,
+		Now: s.Now, Rand: rand.Reader, Log: s.Log}
 }
 
 // Sweep returns the sweep.
 func (s *System) Sweep() *due.Sweep {
-	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Senders: s.Senders, Now: s.Now, Log: s.Log}
+	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Unblocks: s.Unblocks, Senders: s.Senders, Now: s.Now, Log: s.Log}
 }
 
 // Cloud returns the installation that a Lambda function's environment names:
-// TABLE_NAME, KMS_KEY_ARN and PLATFORM_KEY_HASH, as the template sets them.
+// TABLE_NAME, KMS_KEY_ARN, RELAY_URL, RELAY_ENDPOINT and PLATFORM_KEY_HASH, as the
+// template sets them. Each function speaks to bridges: the API with scripts and when one
+// is revoked, the sweep with the person there whose unblock is over.
 func Cloud(ctx context.Context) (*System, error) {
 	aws, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load AWS configuration: %w", err)
 	}
-	for _, name := range []string{"TABLE_NAME", "KMS_KEY_ARN"} {
+	for _, name := range []string{"TABLE_NAME", "KMS_KEY_ARN", "RELAY_URL", "RELAY_ENDPOINT"} {
 		if os.Getenv(name) == "" {
 			return nil, fmt.Errorf("environment variable %s is not set", name)
 		}
@@ -85,6 +107,10 @@ func Cloud(ctx context.Context) (*System, error) {
 	root, err := vault.KMSRoot(ctx, os.Getenv("KMS_KEY_ARN"))
 	if err != nil {
 		return nil, err
+	}
+	connections, err := gateway.NewConnections(os.Getenv("RELAY_ENDPOINT"), aws.Credentials, aws.Region, &http.Client{Timeout: 10 * time.Second})
+	if err != nil {
+		return nil, fmt.Errorf("RELAY_ENDPOINT: %w", err)
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	slog.SetDefault(log)
@@ -96,5 +122,7 @@ func Cloud(ctx context.Context) (*System, error) {
 		Log:             log,
 		PlatformKeyHash: os.Getenv("PLATFORM_KEY_HASH"),
 		Rate:            rest.Rate{PerSecond: 50, Burst: 200},
+		Connections:     connections,
+		RelayURL:        os.Getenv("RELAY_URL"),
 	}), nil
 }

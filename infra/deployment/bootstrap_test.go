@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -13,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,26 +21,36 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinward/pinward/functions/sweep/due"
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/gateway"
+	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/relay"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table/dynamo"
 	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/unblock"
 	"github.com/pinward/pinward/shared/user"
 )
 
-const tableName = "pinward"
+const (
+	tableName = "pinward"
+	relayURL  = "wss://f6g7h8i9j0.execute-api.eu-central-1.amazonaws.com/live"
+)
 
 // environment is that of a function, with the AWS of the test.
-func environment(dynamodb, kms, ses, keyARN, platformKeyHash string) []string {
+func environment(dynamodb, kms, ses, connections, keyARN, platformKeyHash string) []string {
 	return []string{
 		"TABLE_NAME=" + tableName,
 		"KMS_KEY_ARN=" + keyARN,
 		"PLATFORM_KEY_HASH=" + platformKeyHash,
+		"RELAY_URL=" + relayURL,
+		"RELAY_ENDPOINT=" + connections + "/live",
 		"AWS_ENDPOINT_URL_DYNAMODB=" + dynamodb,
 		"AWS_ENDPOINT_URL_KMS=" + kms,
 		"AWS_ENDPOINT_URL_SESV2=" + ses,
@@ -55,6 +65,7 @@ type cloud struct {
 	dynamodb        http.Handler
 	kms             *testserver.KMSServer
 	ses             string // endpoint
+	bridges         *bridges
 	platformKeyHash string
 }
 
@@ -80,7 +91,7 @@ func newCloud(t *testing.T, platformKeyHash string) *cloud {
 		t.Fatal(err)
 	}
 	t.Cleanup(kms.Close)
-	return &cloud{transactions, kms, ses, platformKeyHash}
+	return &cloud{transactions, kms, ses, &bridges{open: map[string]bool{}, posts: map[string][]relay.Message{}}, platformKeyHash}
 }
 
 // environment is that of a function all whose calls are recorded.
@@ -98,7 +109,8 @@ func (c *cloud) environment(t *testing.T, r *recorder) []string {
 		}
 		return httputil.NewSingleHostReverseProxy(u)
 	}
-	return environment(serve(c.dynamodb), serve(forward(c.kms.Endpoint)), serve(forward(c.ses)), c.kms.KeyARN, c.platformKeyHash)
+	return environment(serve(c.dynamodb), serve(forward(c.kms.Endpoint)), serve(forward(c.ses)),
+		serve(testserver.Management(c.bridges, "id", "secret")), c.kms.KeyARN, c.platformKeyHash)
 }
 
 // start builds and runs a function.
@@ -119,9 +131,9 @@ func (c *cloud) start(t *testing.T, pkg string, r *recorder) *testserver.Lambda 
 	return l
 }
 
-// The real binaries, run by a Lambda's Runtime API over stand-ins for AWS: what
-// was captured, a life of a tenant, its PINs' expiry. What they call is what
-// their roles allow, no more and no less.
+// The real binaries, run by a Lambda's Runtime API over stand-ins for AWS: what was
+// captured, a life of a tenant, of a bridge and of a card's unblocks, and what the sweep
+// does. What they call is what their roles allow, no more and no less.
 func TestBootstraps(t *testing.T) {
 	needLinux(t)
 	platformKey, hash, err := tenant.NewPlatformKey(rand.Reader)
@@ -129,7 +141,7 @@ func TestBootstraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newCloud(t, hash)
-	var apiCalls, sweepCalls recorder
+	var apiCalls, relayCalls, sweepCalls recorder
 	function := c.start(t, api, &apiCalls)
 	s := newSession(t, function)
 
@@ -163,13 +175,21 @@ func TestBootstraps(t *testing.T) {
 	s.captured(s.key)
 	s.do("DELETE", "/v1/users/"+id, "", http.StatusNoContent)
 
+	function = c.start(t, relayFunction, &relayCalls)
+	s.captives(function)
+	s.bridge(c, function)
+	d := s.unblocks(c, function, messaging)
+
 	function = c.start(t, sweep, &sweepCalls)
-	c.age(t)
+	c.age(t, d)
 	schedule, err := os.ReadFile(filepath.Join(root, "testdata/events/eventbridge-schedule.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []due.Report{{Due: 2, Sent: 1, Expired: 1, Unannounced: 1}, {}} {
+	for _, want := range []due.Report{
+		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}},
+		{},
+	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		out, err := function.Invoke(ctx, schedule)
 		cancel()
@@ -178,24 +198,42 @@ func TestBootstraps(t *testing.T) {
 			t.Errorf("sweep: %+v, %v, want %+v", got, err, want)
 		}
 	}
-	mails, err := testserver.SESMails(c.ses)
-	if err != nil || len(mails) != 2 || !slices.Equal(mails[1].Destination.To, []string{"late@example.org"}) {
-		t.Errorf("mails %+v, %v, want the test and one to late@example.org", mails, err)
+	if told := c.bridges.take(d.connection); len(told) != 1 || told[0].Operation == nil || told[0].Operation.Reason != unblock.ReasonExpired {
+		t.Errorf("the person at the bridge is told %+v of an unblock whose time is over", told)
 	}
+	mails := map[string]int{}
+	all, err := testserver.SESMails(c.ses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		subject, _, _ := strings.Cut(m.Subject, " on ") // the day
+		mails[strings.Join(m.Destination.To, ", ")+": "+subject]++
+	}
+	if diff := cmp.Diff(map[string]int{
+		"ada@example.org: Your PIN for Demo expires":                 1, // the test mail
+		"grace@example.org: Your code to unblock your card for Demo": 1,
+		"grace@example.org: The PIN of your card for Demo was reset": 3, // by herself, by an operator, and what was left to the sweep
+		"late@example.org: Your PIN for Demo expires":                1,
+	}, mails); diff != "" {
+		t.Errorf("mails (-want +got):\n%s", diff)
+	}
+	s.do("DELETE", "/v1/bridges/"+d.id, "", http.StatusNoContent)
 
 	doc, err := parse(templateText(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for role, r := range map[string]*recorder{"ApiRole": &apiCalls, "SweepRole": &sweepCalls} {
+	for role, r := range map[string]*recorder{"ApiRole": &apiCalls, "RelayRole": &relayCalls, "SweepRole": &sweepCalls} {
 		policies := at(doc, "Resources", role, "Properties", "Policies").([]any)
 		r.compare(t, role, statements(policies[0]))
 	}
 }
 
-// age gives the tenant demo two users whose PINs were set a while ago: one is
-// about to expire, the other has expired.
-func (c *cloud) age(t *testing.T) {
+// age gives the tenant demo two users whose PINs were set a while ago, of whom one is about
+// to expire and the other has expired; and at the bridge an unblock that has succeeded
+// when no mail could be sent, and one that nobody has gone on with.
+func (c *cloud) age(t *testing.T, d *desk) {
 	t.Helper()
 	for _, variable := range c.environment(t, &recorder{}) {
 		name, value, _ := strings.Cut(variable, "=")
@@ -205,21 +243,50 @@ func (c *cloud) age(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, ago := range map[string]time.Duration{"late": 90 * time.Minute, "gone": 3 * time.Hour} {
+	ago := func(d time.Duration) (*wiring.System, tenant.Core) {
 		parts := now.Parts
-		parts.Now = func() time.Time { return time.Now().Add(-ago) }
+		parts.Now = func() time.Time { return time.Now().Add(-d) }
+		parts.Senders, parts.Log = mail.Senders{Now: parts.Now}, slog.New(slog.DiscardHandler)
 		then := wiring.New(parts)
 		core, err := then.Tenants.Load(t.Context(), "demo")
 		if err != nil {
 			t.Fatal(err)
 		}
+		return then, core
+	}
+	by := audit.Actor{Kind: audit.System, ID: "test"}
+	for name, d := range map[string]time.Duration{"late": 90 * time.Minute, "gone": 3 * time.Hour} {
+		then, core := ago(d)
 		pin := secret.New(map[string]string{"late": "2749", "gone": "5038"}[name])
-		_, err = then.Users.Create(t.Context(), core, audit.Actor{Kind: audit.System, ID: "test"},
-			user.Profile{Username: name, Mail: name + "@example.org"}, &pin)
-		if err != nil {
+		if _, err = then.Users.Create(t.Context(), core, by, user.Profile{Username: name, Mail: name + "@example.org"}, &pin); err != nil {
 			t.Fatal(err)
 		}
 	}
+	then, core := ago(time.Hour)
+	asked := unblock.Request{Credential: d.credential, Bridge: d.id, Channel: credential.Operator, Statement: "staff badge"}
+	op, err := then.Unblocks.Create(t.Context(), core, by, asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := relay.SealPIN(d.sealing.PublicKey().Bytes(), relay.Binding{Tenant: "demo", Operation: op.ID, Credential: d.credential, Fence: op.Fence}, secret.New("60284917"))
+	if err == nil {
+		_, err = then.Unblocks.GivePIN(t.Context(), core, by, op.ID, sealed)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range c.bridges.take(d.connection) {
+		if err := then.Unblocks.Result(t.Context(), core, d.id, d.runs(*m.Run, "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if op, err = then.Unblocks.Get(t.Context(), "demo", op.ID); err != nil || op.State != unblock.Succeeded || op.Notice.State != unblock.NoticePlanned || !d.card.PINIs("60284917") {
+		t.Errorf("an unblock while no mail can be sent: %v, notice %s, %v", op, op.Notice.State, err)
+	}
+	if _, err := then.Unblocks.Create(t.Context(), core, by, asked); err != nil {
+		t.Fatal(err)
+	}
+	c.bridges.take(d.connection)
 }
 
 // session is a client of a function behind an HTTP API.

@@ -55,7 +55,9 @@ func check(text string) []string {
 	}
 	c := &template{doc: doc}
 	c.checkReferences()
+	c.checkRings()
 	c.checkFunctions()
+	c.checkRelay()
 	c.checkPolicies()
 	c.checkStores()
 	c.checkAlarms()
@@ -67,6 +69,7 @@ func check(text string) []string {
 var attributes = map[string][]string{
 	"AWS::Serverless::Function": {"Arn"},
 	"AWS::Serverless::HttpApi":  {"ApiEndpoint", "ApiId"},
+	"AWS::ApiGatewayV2::Api":    {"ApiEndpoint", "ApiId"},
 	"AWS::DynamoDB::Table":      {"Arn", "StreamArn"},
 	"AWS::KMS::Key":             {"Arn", "KeyId"},
 	"AWS::IAM::Role":            {"Arn", "RoleId"},
@@ -77,7 +80,7 @@ var substitution = regexp.MustCompile(`\$\{([^}]*)\}`)
 
 func (c *template) checkReferences() {
 	ref := func(name string) {
-		pseudo := []string{"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName"}
+		pseudo := []string{"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName", "AWS::URLSuffix"}
 		if at(c.doc, "Resources", name) == nil && at(c.doc, "Parameters", name) == nil && !slices.Contains(pseudo, name) {
 			c.add("there is nothing named %s to refer to", name)
 		}
@@ -111,9 +114,54 @@ func (c *template) checkReferences() {
 	})
 }
 
-// longest is how long a function may take in seconds: an HTTP API waits 30, and
-// the sweep runs each minute.
-var longest = map[string]int{"api": 29, "sweep": 60}
+// checkRings finds resources that need each other: none of them could be made first.
+func (c *template) checkRings() {
+	all, _ := c.doc["Resources"].(object)
+	needs := map[string][]string{}
+	for name, v := range all {
+		var parts any = v
+		if at(v, "Type") == "AWS::Serverless::Function" {
+			properties, _ := at(v, "Properties").(object)
+			own := maps.Clone(properties)
+			delete(own, "Events") // which become resources of their own
+			parts = []any{own, c.doc["Globals"]}
+			events, _ := properties["Events"].(object)
+			for _, e := range events { // and an API's definition names the function
+				if api := strings.Trim(one(at(e, "Properties", "ApiId")), "${}"); api != "" {
+					needs[api] = append(needs[api], name)
+				}
+			}
+		}
+		walk(parts, func(o object) {
+			for _, function := range []string{"Ref", "Fn::GetAtt", "Fn::Sub"} {
+				s, _ := o[function].(string)
+				if function != "Fn::Sub" {
+					s = "${" + s + "}"
+				}
+				for _, m := range substitution.FindAllStringSubmatch(s, -1) {
+					other, _, _ := strings.Cut(m[1], ".")
+					if all[other] != nil && other != name {
+						needs[name] = append(needs[name], other)
+					}
+				}
+			}
+		})
+	}
+	for len(needs) > 0 { // take away what needs nothing that is left
+		before := len(needs)
+		maps.DeleteFunc(needs, func(_ string, others []string) bool {
+			return !slices.ContainsFunc(others, func(other string) bool { return needs[other] != nil })
+		})
+		if len(needs) == before {
+			c.add("resources need each other: %s", strings.Join(slices.Sorted(maps.Keys(needs)), ", "))
+			return
+		}
+	}
+}
+
+// longest is how long a function may take in seconds: an HTTP API waits 30, a WebSocket
+// API 29, and the sweep runs each minute.
+var longest = map[string]int{"api": 29, "relay": 29, "sweep": 60}
 
 func (c *template) checkFunctions() {
 	mains, _ := filepath.Glob(filepath.Join(root, "functions", "*", "main.go"))
@@ -140,8 +188,10 @@ func (c *template) checkFunctions() {
 		if log := one(at(f, "LoggingConfig", "LogGroup")); c.resources("AWS::Logs::LogGroup")[strings.Trim(log, "${}")] == nil {
 			c.add("%s: its log group is %q", name, log)
 		}
+		c.want(name+" RELAY_URL", variables["RELAY_URL"], object{"Fn::Sub": "wss://" + stageURL})
+		c.want(name+" RELAY_ENDPOINT", variables["RELAY_ENDPOINT"], object{"Fn::Sub": "https://" + stageURL})
 		events, _ := f["Events"].(object)
-		if len(events) == 0 {
+		if len(events) == 0 && name != "RelayFunction" { // see checkRelay
 			c.add("%s: nothing invokes it", name)
 		}
 		for _, e := range events {
@@ -169,6 +219,62 @@ func (c *template) checkEvent(name string, f object, event any) {
 	default:
 		c.add("%s: event type %v", name, kind)
 	}
+}
+
+// stageURL is where the WebSocket API's stage is.
+const stageURL = "${RelayApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/live"
+
+// checkRelay checks the WebSocket API: that it calls the relay's function for all that
+// happens, and that a message cannot choose its route.
+func (c *template) checkRelay() {
+	for kind, want := range map[string]map[string]any{
+		"AWS::ApiGatewayV2::Api": {"RelayApi": object{"ProtocolType": "WEBSOCKET", "RouteSelectionExpression": `\$default`}},
+		"AWS::ApiGatewayV2::Stage": {"RelayStage": object{"ApiId": object{"Ref": "RelayApi"}, "StageName": "live", "AutoDeploy": true,
+			"DefaultRouteSettings": object{"ThrottlingRateLimit": 500, "ThrottlingBurstLimit": 1000}}},
+		"AWS::ApiGatewayV2::Integration": {"RelayIntegration": object{"ApiId": object{"Ref": "RelayApi"}, "IntegrationType": "AWS_PROXY",
+			"IntegrationUri": object{"Fn::Sub": "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda:path/2015-03-31/functions/${RelayFunction.Arn}/invocations"}}},
+		"AWS::ApiGatewayV2::Route": {"RelayConnect": relayRoute("$connect"), "RelayMessage": relayRoute("$default"), "RelayDisconnect": relayRoute("$disconnect")},
+		"AWS::Lambda::Permission": {"RelayPermission": object{"FunctionName": object{"Ref": "RelayFunction"}, "Action": "lambda:InvokeFunction",
+			"Principal": "apigateway.amazonaws.com",
+			"SourceArn": object{"Fn::Sub": "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${RelayApi}/live/*"}}},
+	} {
+		got := map[string]any{}
+		for name, properties := range c.resources(kind) {
+			properties = maps.Clone(properties)
+			maps.DeleteFunc(properties, func(property string, _ any) bool { return property == "Name" || property == "AccessLogSettings" })
+			got[name] = properties
+		}
+		c.want(kind, got, want)
+	}
+
+	// A WebSocket API logs only in an account that is set up for it.
+	choice, _ := at(c.doc, "Resources", "RelayStage", "Properties", "AccessLogSettings", "Fn::If").([]any)
+	if len(choice) != 3 || choice[0] != "HasRelayAccessLog" || one(choice[2]) != "${AWS::NoValue}" {
+		c.add("RelayStage: accesses are logged unasked")
+	}
+	walk(c.doc["Resources"], func(o object) {
+		format, _ := o["Format"].(string)
+		for _, m := range logged.FindAllString(format, -1) {
+			if !slices.Contains(loggable, m) {
+				c.add("accesses are logged with %s", m)
+			}
+		}
+	})
+}
+
+func relayRoute(key string) object {
+	return object{"ApiId": object{"Ref": "RelayApi"}, "RouteKey": key, "AuthorizationType": "NONE",
+		"Target": object{"Fn::Sub": "integrations/${RelayIntegration}"}}
+}
+
+var logged = regexp.MustCompile(`\$[\w.-]+`)
+
+// loggable is what may stand in an access log: no headers, which hold keys and tokens, and
+// no query, in which people's names may stand.
+var loggable = []string{
+	"$context.requestId", "$context.requestTime", "$context.identity.sourceIp", "$context.httpMethod", "$context.path", "$context.protocol",
+	"$context.status", "$context.responseLength", "$context.responseLatency", "$context.integrationErrorMessage",
+	"$context.connectionId", "$context.eventType", "$context.routeKey", "$context.integrationLatency",
 }
 
 // variablesRead returns the environment variables that functions/wiring reads,
@@ -222,6 +328,8 @@ var alarms = map[string][]string{
 	"SweepNotSucceeding": {"breaching without data", "AWS/Lambda Errors FunctionName=${SweepFunction}", "AWS/Lambda Invocations FunctionName=${SweepFunction}"},
 	"SweepErrors":        {"AWS/Lambda Errors FunctionName=${SweepFunction}"},
 	"SweepThrottles":     {"AWS/Lambda Throttles FunctionName=${SweepFunction}"},
+	"RelayErrors":        {"AWS/Lambda Errors FunctionName=${RelayFunction}"},
+	"RelayThrottles":     {"AWS/Lambda Throttles FunctionName=${RelayFunction}"},
 	"ApiErrors":          {"AWS/Lambda Errors FunctionName=${ApiFunction}"},
 	"ApiThrottles":       {"AWS/Lambda Throttles FunctionName=${ApiFunction}"},
 	"Api5xx":             {"AWS/ApiGateway 5xx ApiId=${Api}"},

@@ -24,6 +24,12 @@ var sesFrom = []string{
 	"arn:${AWS::Partition}:ses:${AWS::Region}:${AWS::AccountId}:configuration-set/*",
 }
 
+// relayConnections are the connections of the WebSocket API's stage: to post, to close.
+var relayConnections = []string{
+	"arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${RelayApi}/live/POST/@connections/*",
+	"arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${RelayApi}/live/DELETE/@connections/*",
+}
+
 // allowed is all that each role may do. TransactWriteItems is allowed by what it
 // consists of. TestBootstraps finds out whether the functions need more or less.
 var allowed = map[string][]statement{
@@ -35,15 +41,26 @@ var allowed = map[string][]statement{
 		{[]string{"kms:Encrypt", "kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
 		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
 		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},
+		{[]string{"execute-api:ManageConnections"}, relayConnections, "", "", nil},
 		{[]string{"logs:CreateLogStream", "logs:PutLogEvents"}, []string{"${ApiLog.Arn}"}, "", "", nil},
 	},
+	"RelayRole": {
+		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
+			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
+		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
+		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},
+		{[]string{"execute-api:ManageConnections"}, relayConnections, "", "", nil},
+		{[]string{"logs:CreateLogStream", "logs:PutLogEvents"}, []string{"${RelayLog.Arn}"}, "", "", nil},
+	},
 	"SweepRole": {
-		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem"},
+		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
 			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due"}, forAll, leadingKeys, []string{"due/*"}},
 		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
 		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
 		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},
+		{[]string{"execute-api:ManageConnections"}, relayConnections[:1], "", "", nil},
 		{[]string{"logs:CreateLogStream", "logs:PutLogEvents"}, []string{"${SweepLog.Arn}"}, "", "", nil},
 	},
 	"ScheduleRole": {
@@ -54,6 +71,7 @@ var allowed = map[string][]statement{
 // roles are who takes on which role.
 var roles = map[string]struct{ service, function string }{
 	"ApiRole":      {"lambda.amazonaws.com", "ApiFunction"},
+	"RelayRole":    {"lambda.amazonaws.com", "RelayFunction"},
 	"SweepRole":    {"lambda.amazonaws.com", "SweepFunction"},
 	"ScheduleRole": {"scheduler.amazonaws.com", ""},
 }

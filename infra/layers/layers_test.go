@@ -20,12 +20,13 @@ const module = "github.com/pinward/pinward/"
 // rooms lists the packages from the top of the house to the bottom. A package
 // imports only what stands below its own line.
 var rooms = [][]string{
-	{"infra/local", "functions/api", "functions/sweep", "infra/softcard/cmd/softcard", "bridge"},
+	{"infra/local", "functions/api", "functions/relay", "functions/sweep", "infra/softcard/cmd/softcard", "bridge"},
 	{"infra/softcard", "bridge/command"},
 	{"bridge/agent"},
 	{"bridge/enrolment", "bridge/journal", "bridge/reader"},
 	{"functions/wiring"},
-	{"functions/api/rest", "functions/sweep/due"},
+	{"functions/api/rest", "functions/relay/line", "functions/sweep/due"},
+	{"shared/unblock"},
 	{"shared/credential", "shared/user"},
 	{"shared/tenant"},
 	{"shared/mail", "shared/vault", "shared/audit", "shared/gateway"},

@@ -46,9 +46,10 @@ func (c *clock) advance(d time.Duration) {
 // sweeper fires the sweep each minute, as the schedule does in the cloud, and
 // each hour removes from the embedded table what has expired.
 type sweeper struct {
-	sweep *due.Sweep
-	clock *clock
-	store store
+	sweep   *due.Sweep
+	clock   *clock
+	store   store
+	bridges *bridges
 
 	mu sync.Mutex // one sweep at a time
 }
@@ -62,6 +63,15 @@ func (s *sweeper) once(ctx context.Context) (due.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return s.sweep.Handle(ctx, scheduled)
+}
+
+// advance puts the clock forward and sweeps.
+func (s *sweeper) advance(ctx context.Context, d time.Duration) (due.Report, error) {
+	s.clock.advance(d)
+	if err := s.bridges.tellTime(ctx); err != nil {
+		s.sweep.Log.WarnContext(ctx, "bridges not told the time", "cause", err)
+	}
+	return s.once(ctx)
 }
 
 func (s *sweeper) run(ctx context.Context) {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"time"
 	_ "time/tzdata"
 
+	"github.com/aws/aws-lambda-go/events"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/pinward/pinward/functions/api/rest"
@@ -40,6 +42,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// relayPath is where bridges connect.
+const relayPath = "/relay"
 
 // errUsage: the flags were wrong, and the flag package has said how.
 var errUsage = errors.New("wrong usage")
@@ -111,26 +116,49 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		slog.NewJSONHandler(logFile, nil),
 		slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	slog.SetDefault(log)
-	system := wiring.New(wiring.Parts{
+	url := "http://" + strings.Replace(listener.Addr().String(), "[::]", "localhost", 1)
+	var relayed gateway.SocketFunction
+	relays := gateway.NewSocketFront(func(ctx context.Context, event events.APIGatewayWebsocketProxyRequest) (events.APIGatewayProxyResponse, error) {
+		return relayed(ctx, event)
+	}, clock.Now, rand.Reader)
+	parts := wiring.Parts{
 		Table: store.table, Root: root, Senders: senders, Now: clock.Now,
 		Log:             log,
 		PlatformKeyHash: platformHash,
 		Rate:            rest.Rate{PerSecond: 200, Burst: 1000},
-	})
+		Connections:     relays,
+		RelayURL:        "ws" + url[len("http"):] + relayPath,
+	}
+	system := wiring.New(parts)
+	parts.Now = time.Now
+	bridges := &bridges{Socket: system.Relay(), door: wiring.New(parts).Relay(), hellos: map[string][]byte{}}
+	relayed = gateway.SocketHandler(bridges)
 	adminKey, err := seed(ctx, system, *newKey)
 	if err != nil {
 		return err
 	}
+	card, err := openCard(*data)
+	if err == nil {
+		err = card.register(ctx, system)
+	}
+	if err != nil {
+		return fmt.Errorf("software card: %w", err)
+	}
 
-	sweeper := &sweeper{sweep: system.Sweep(), clock: clock, store: store}
+	sweeper := &sweeper{sweep: system.Sweep(), clock: clock, store: store, bridges: bridges}
 	mux := http.NewServeMux()
 	mux.Handle("/_local/", localPages(outbox, sweeper))
+	cardPages := card.pages(system)
+	mux.Handle("/_local/card", cardPages)
+	mux.Handle("/_local/card/", cardPages)
+	mux.Handle(relayPath, relays)
 	mux.Handle("/", gateway.Front(gateway.Handler(system.API()), clock.Now, func() string { return ulid.Make().String() }))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(system.Log.Handler(), slog.LevelWarn)}
+	serving, stopWaiting := context.WithCancel(context.WithoutCancel(ctx)) // ends what waits for news
+	defer stopWaiting()
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return serving }, ErrorLog: slog.NewLogLogger(system.Log.Handler(), slog.LevelWarn)}
 
-	url := "http://" + strings.Replace(listener.Addr().String(), "[::]", "localhost", 1)
 	fmt.Fprintf(stdout, "Pinward is running at %s\n\n", url)
-	fmt.Fprintf(stdout, "  what it can do   %s/docs\n  mails sent       %s/_local/outbox\n  clock            %s/_local/clock\n", url, url, url)
+	fmt.Fprintf(stdout, "  what it can do   %s/docs\n  mails sent       %s/_local/outbox\n  a smart card     %s/_local/card\n  clock            %s/_local/clock\n", url, url, url, url)
 	fmt.Fprintf(stdout, "  data             %s (%s; log.jsonl is the log)\n\n", *data, store.name)
 	if platformKey != "" {
 		fmt.Fprintf(stdout, "The platform key, which creates tenants, is shown this once:\n\n  export PLATFORM_KEY=%s\n\n", platformKey)
@@ -142,6 +170,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	swept := make(chan struct{})
 	sweepCtx, stopSweep := context.WithCancel(ctx)
 	go func() { defer close(swept); sweeper.run(sweepCtx) }()
+	bridged := make(chan struct{})
+	bridgeCtx, stopBridge := context.WithCancel(ctx)
+	go func() {
+		defer close(bridged)
+		if err := card.bridge(bridgeCtx, system, filepath.Join(*data, "bridge"), url); err != nil && bridgeCtx.Err() == nil {
+			log.Error("the bridge of this machine has stopped", "cause", err)
+		}
+	}()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {
@@ -150,8 +186,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		fmt.Fprintln(stdout, "Finishing what has begun ...")
 		shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		err = server.Shutdown(shutdown)
+		stopBridge()
+		<-bridged
+		stopWaiting()
+		err = errors.Join(relays.Shutdown(shutdown), server.Shutdown(shutdown))
 	}
+	stopBridge()
+	<-bridged
 	stopSweep()
 	<-swept
 	if errors.Is(err, http.ErrServerClosed) {

@@ -75,8 +75,7 @@ func localPages(outbox *mail.Outbox, sweeper *sweeper) http.Handler {
 			answer(w, http.StatusBadRequest, map[string]any{"error": "say how far to put the clock forward, such as ?advance=23h or ?advance=90m; it does not go back"})
 			return
 		}
-		sweeper.clock.advance(d)
-		report, err := sweeper.once(r.Context())
+		report, err := sweeper.advance(r.Context(), d)
 		if err != nil {
 			fail(w, err)
 			return

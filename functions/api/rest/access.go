@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/relay"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/tenant"
 )
@@ -74,6 +75,12 @@ func (a *API) authorize(api huma.API) func(huma.Context, func(huma.Context)) {
 	}
 }
 
+// unguarded lets everybody do an operation.
+func unguarded(ctx huma.Context, next func(huma.Context)) {
+	observed(ctx.Context()).route = ctx.Operation().Path
+	next(ctx)
+}
+
 // Rate is how many requests a key may make in a process: so many a second in
 // the long run, so many at once.
 type Rate struct {
@@ -118,11 +125,16 @@ func (l *limiters) of(name string, times int) *rate.Limiter {
 func (l *limiters) limit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := caller(r.Context())
+		now := l.now()
 		if c.Role == "" {
+			// Who enrols has no key yet: all of them together may do what one key may.
+			if r.URL.Path == relay.EnrolPath && !l.of("enroll", 1).AllowN(now, 1) {
+				writeProblem(w, r.Context(), &problem.LimitError{Code: "rateLimited", Reason: "too many bridges enrol at the same time", Until: now.Add(time.Second)})
+				return
+			}
 			next.ServeHTTP(w, r)
 			return
 		}
-		now := l.now()
 		// The tenant's keys and tokens together may do more than one, but not
 		// as much as all of them one by one.
 		if !l.of("key/"+c.Key.ID, 1).AllowN(now, 1) || !l.of("tenant/"+string(c.Core.Tenant.ID), keysAtOnce).AllowN(now, 1) {

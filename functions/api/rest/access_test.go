@@ -15,7 +15,7 @@ import (
 )
 
 // access is who may do what: "yes", "-" for 403, "404" where a person meets
-// somebody else's id.
+// somebody else's id, "409" where no card is in a reader.
 const access = `
 operation             platform  admin  operator  helpdesk  kiosk  events  self  self,other
 
@@ -55,6 +55,13 @@ unlock-pin            -         yes    yes       yes       -      -       -     
 verify-pin            -         yes    -         -         yes    -       -     -
 identify-pin          -         yes    -         -         yes    -       -     -
 
+list-bridges          -         yes    yes       yes       -      -       -     -
+get-bridge            -         yes    yes       yes       -      -       -     -
+invite-bridge         -         yes    -         -         -      -       -     -
+make-bridge-code      -         yes    -         -         -      -       -     -
+revoke-bridge         -         yes    -         -         -      -       -     -
+enroll-bridge         yes       yes    yes       yes       yes    yes     yes   yes
+
 list-messaging        -         yes    -         -         -      -       -     -
 create-messaging      -         yes    -         -         -      -       -     -
 get-messaging         -         yes    -         -         -      -       -     -
@@ -67,6 +74,28 @@ get-template          -         yes    -         -         -      -       -     
 put-template          -         yes    -         -         -      -       -     -
 delete-template       -         yes    -         -         -      -       -     -
 preview-template      -         yes    -         -         -      -       -     -
+
+list-card-templates   -         yes    yes       yes       -      -       -     -
+create-card-template  -         yes    -         -         -      -       -     -
+get-card-template     -         yes    yes       yes       -      -       -     -
+put-card-template     -         yes    -         -         -      -       -     -
+delete-card-template  -         yes    -         -         -      -       -     -
+list-credentials      -         yes    yes       yes       -      -       -     -
+create-credential     -         yes    yes       -         -      -       -     -
+get-credential        -         yes    yes       yes       -      -       -     -
+update-credential     -         yes    yes       -         -      -       -     -
+delete-credential     -         yes    yes       -         -      -       -     -
+claim-puk             -         yes    yes       -         -      -       -     -
+observe-puk-tries     -         yes    yes       -         -      -       -     -
+put-admin-key         -         yes    yes       -         -      -       -     -
+
+list-unblocks         -         yes    yes       yes       -      -       -     -
+start-unblock         -         yes    yes       -         yes    -       -     -
+get-unblock           -         yes    yes       yes       yes    -       -     -
+prove-unblock         -         yes    yes       -         yes    -       -     -
+give-unblock-pin      -         409    409       -         409    -       -     -
+resume-unblock        -         yes    yes       -         yes    -       -     -
+cancel-unblock        -         yes    yes       -         yes    -       -     -
 `
 
 // request returns a path and a body with which an operation succeeds. What the
@@ -90,12 +119,35 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"username": f.unique("new-person")}
 	case "update-user":
 		body = object{"displayName": f.unique("Ada")}
+	case "invite-bridge":
+		body = object{"name": "service desk"}
+	case "enroll-bridge":
+		_, code := f.invite(f.key)
+		body = f.enrolment(code)
 	case "create-messaging", "put-messaging":
 		body = outboxConfiguration
 	case "test-messaging":
 		body = object{"to": "ada@acme.example"}
 	case "create-template", "put-template":
 		body = mailTemplate
+	case "create-card-template", "put-card-template":
+		body = object{"name": "Staff", "family": "PIV"}
+	case "create-credential":
+		body = object{"family": "PIV", "cardId": f.cardID(), "template": f.cardTemplate(f.key, "PIV"), "holder": id}
+	case "update-credential":
+		body = object{"label": f.unique("Card")}
+	case "claim-puk":
+		body = object{"puk": f.puk()}
+	case "observe-puk-tries":
+		body = object{"pukTriesLeft": 3}
+	case "put-admin-key":
+		body = object{"adminKey": adminKey}
+	case "start-unblock":
+		body = f.unblock(f.key, "selfService")
+	case "give-unblock-pin":
+		body = object{"encapsulated": strings.Repeat("00", 32), "ciphertext": strings.Repeat("00", 81)}
+	case "prove-unblock":
+		body = object{"code": "123456"}
 	}
 	path = op.path
 	make := func(name string, create func() string) {
@@ -108,9 +160,29 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 	make("{key}", func() string {
 		return f.call("POST", "/v1/keys", f.key, object{"name": "spare", "role": "kiosk"}).want(201).text("id")
 	})
+	make("{bridge}", func() string { id, _ := f.invite(f.key); return id })
 	make("{messaging}", func() string { return f.outboxConfiguration(f.key) })
 	make("{template}", func() string {
 		return f.call("POST", "/v1/mail-templates", f.key, mailTemplate).want(201).text("id")
+	})
+	make("{cardTemplate}", func() string { return f.cardTemplate(f.key, "PIV") })
+	make("{unblock}", func() string {
+		if op.OperationID != "prove-unblock" {
+			return f.started(f.key, "operator")
+		}
+		id := f.started(f.key, "selfService")
+		body = object{"code": f.mailedCode(id)}
+		return id
+	})
+	make("{credential}", func() string {
+		family := "PIV"
+		switch op.OperationID {
+		case "put-admin-key":
+			family = "GIDS"
+		case "delete-credential":
+			defer func() { path += "?confirm=true" }()
+		}
+		return f.credential(f.key, family)
 	})
 	return path, body
 }
@@ -175,8 +247,11 @@ func TestWalls(t *testing.T) {
 	key := f.call("POST", "/v1/keys", theirs, object{"name": "spare", "role": "kiosk"}).want(201).text("id")
 	messaging := f.outboxConfiguration(theirs)
 	template := f.call("POST", "/v1/mail-templates", theirs, mailTemplate).want(201).text("id")
+	bridge, _ := f.invite(theirs)
+	cardTemplate, card := f.cardTemplate(theirs, "PIV"), f.credential(theirs, "PIV")
+	unblock := f.started(theirs, "operator")
 	before := func() (all string) {
-		for _, path := range []string{"/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/messaging", "/v1/mail-templates"} {
+		for _, path := range []string{"/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks"} {
 			all += string(f.call("GET", path, theirs, nil).want(200).body)
 		}
 		return all
@@ -184,8 +259,8 @@ func TestWalls(t *testing.T) {
 	was := before()
 
 	const unknown = "01J8ZC9Q6Y0V4T5W3X2R1N0M9K"
-	things := strings.NewReplacer("{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template)
-	nothing := strings.NewReplacer("{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown)
+	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{unblock}", unblock)
+	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{unblock}", unknown)
 	asked := 0
 	for _, op := range f.operations() {
 		if !strings.Contains(op.path, "{") || strings.Contains(op.path, "{tenant}") {
@@ -208,11 +283,26 @@ func TestWalls(t *testing.T) {
 		return object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false,
 			"expiryMail": object{"messaging": messaging, "template": template}}
 	}
-	pin := f.pin()
+	pin, cardID, ours := f.pin(), f.cardID(), f.cardTemplate(f.key, "PIV")
+	registration := func(template, holder string) object {
+		return object{"family": "PIV", "cardId": cardID, "template": template, "holder": holder}
+	}
+	unblocked := func(part, id string) object {
+		o := f.unblock(f.key, "operator")
+		o[part] = id
+		return o
+	}
 	for _, c := range []struct {
 		method, path string
 		got, want    any
 	}{
+		{"POST", "/v1/credentials", registration(cardTemplate, ""), registration(unknown, "")},
+		{"POST", "/v1/unblocks", unblocked("credential", card), unblocked("credential", "piv-00")},
+		{"POST", "/v1/unblocks", unblocked("bridge", bridge), unblocked("bridge", "00000000")},
+		{"GET", "/v1/unblocks?credential=" + card, nil, nil},
+		{"POST", "/v1/credentials", registration(ours, user), registration(ours, unknown)},
+		{"GET", "/v1/credentials?holder=" + user, nil, nil},
+		{"POST", "/v1/card-templates", object{"name": "x", "family": "PIV", "messaging": messaging}, object{"name": "x", "family": "PIV", "messaging": unknown}},
 		{"POST", "/v1/pins/verify", object{"userId": user, "pin": pin}, object{"userId": unknown, "pin": pin}},
 		{"POST", "/v1/pins/verify", object{"username": "their-person", "pin": pin}, object{"username": "nobody", "pin": pin}},
 		{"POST", "/v1/pins/verify", object{"externalId": "their-number", "pin": pin}, object{"externalId": "no number", "pin": pin}},
@@ -224,7 +314,7 @@ func TestWalls(t *testing.T) {
 		{"GET", "/v1/audit?subject=user/" + user, nil, nil},
 	} {
 		got := f.call(c.method, c.path, f.key, c.got)
-		want := f.call(c.method, strings.NewReplacer("their-person", "nobody", "their-number", "none", user, unknown).Replace(c.path), f.key, c.want)
+		want := f.call(c.method, strings.NewReplacer("their-person", "nobody", "their-number", "none", user, unknown, card, "piv-00").Replace(c.path), f.key, c.want)
 		if got.comparable() != want.comparable() {
 			t.Errorf("%s %s: another tenant's answers %s, an unknown one %s", c.method, c.path, got.comparable(), want.comparable())
 		}

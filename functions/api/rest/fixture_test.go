@@ -88,7 +88,7 @@ func (w *witness) walk(name string, v any) {
 		}
 	case string:
 		switch name {
-		case "pin", "password":
+		case "pin", "password", "puk", "adminKey", "masterKey":
 			w.secret(name, v)
 		case "apiKey", "token":
 			if strings.HasPrefix(v, "pw") { // audit records have a token's id
@@ -187,6 +187,46 @@ func (b *brittle) Write(ctx context.Context, ops ...table.Op) error {
 	return b.Table.Write(ctx, ops...)
 }
 
+const relayURL = "wss://relay.example.org"
+
+// sockets are connections to bridges: they keep what was done to them.
+type sockets struct {
+	mu   sync.Mutex
+	done []string // "post c1 {...}", "close c1"
+	fail error    // of every call
+}
+
+func (s *sockets) Post(_ context.Context, connection string, data []byte) error {
+	return s.note("post " + connection + " " + string(data))
+}
+
+func (s *sockets) Close(_ context.Context, connection string) error {
+	return s.note("close " + connection)
+}
+
+func (s *sockets) note(what string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done = append(s.done, what)
+	return s.fail
+}
+
+// failing makes every call from now on fail.
+func (s *sockets) failing(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
+// take returns what was done, and forgets it.
+func (s *sockets) take() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	done := s.done
+	s.done = nil
+	return done
+}
+
 // fixture is an installation behind an HTTP server: each request passes through
 // an API Gateway event.
 type fixture struct {
@@ -196,6 +236,7 @@ type fixture struct {
 	table    *brittle
 	file     string // of the table
 	outbox   *mail.Outbox
+	sockets  *sockets
 	platform string // the platform key
 	key      string // of role admin of the tenant acme
 	n        int
@@ -204,7 +245,7 @@ type fixture struct {
 func newFixture(t testing.TB, change ...func(*wiring.Parts)) *fixture {
 	t.Helper()
 	dir := t.TempDir()
-	f := &fixture{TB: t, clock: &clock{t: time.Date(2030, 1, 31, 9, 0, 0, 0, time.UTC)}, file: filepath.Join(dir, "pinward.db")}
+	f := &fixture{TB: t, clock: &clock{t: time.Date(2030, 1, 31, 9, 0, 0, 0, time.UTC)}, file: filepath.Join(dir, "pinward.db"), sockets: new(sockets)}
 	db, err := bolt.Open(f.file, bolt.NoSync())
 	f.must(err)
 	root, err := vault.LocalRoot(filepath.Join(dir, "root.key"))
@@ -217,6 +258,7 @@ func newFixture(t testing.TB, change ...func(*wiring.Parts)) *fixture {
 	parts := wiring.Parts{
 		Table: f.table, Root: root, Senders: mail.Senders{Outbox: f.outbox, Now: f.clock.Now}, Now: f.clock.Now,
 		Log: slog.New(slog.NewJSONHandler(&canary.log, nil)), PlatformKeyHash: hash, Rate: rest.Rate{PerSecond: 1e6, Burst: 1e6},
+		Connections: f.sockets, RelayURL: relayURL,
 	}
 	for _, c := range change {
 		c(&parts)
@@ -423,6 +465,36 @@ func (f *fixture) unique(prefix string) string {
 func (f *fixture) pin() string {
 	f.n++
 	return fmt.Sprintf("k7Q2wx%dZp", 10+f.n)
+}
+
+// cardID returns the id of a card that this fixture has not had.
+func (f *fixture) cardID() string {
+	f.n++
+	return fmt.Sprintf("A0%030X", f.n)
+}
+
+// puk returns a PUK that nobody had.
+func (f *fixture) puk() string {
+	f.n++
+	return fmt.Sprintf("pK%05dz", f.n)
+}
+
+const adminKey = "8f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a6978"
+
+// cardTemplate makes a credential template.
+func (f *fixture) cardTemplate(key, family string) string {
+	f.Helper()
+	return f.call("POST", "/v1/card-templates", key, object{"name": family + " cards", "family": family, "channels": []string{"operator"}}).want(201).text("id")
+}
+
+// credential registers a card, a PIV card with a PUK.
+func (f *fixture) credential(key, family string) string {
+	f.Helper()
+	body := object{"family": family, "cardId": f.cardID(), "template": f.cardTemplate(key, family)}
+	if family == "PIV" {
+		body["puk"] = f.puk()
+	}
+	return f.call("POST", "/v1/credentials", key, body).want(201).text("id")
 }
 
 // policy changes the PIN policy of acme.

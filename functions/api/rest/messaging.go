@@ -286,7 +286,7 @@ func (a *API) messagingOperations(api huma.API) {
 
 	register(a, api, operation{
 		id: "delete-messaging", summary: "Delete a messaging configuration", method: http.MethodDelete, path: "/v1/messaging/{messaging}",
-		action: tenant.WriteMessaging, status: http.StatusNoContent, tag: tag, about: "Not while the settings name it.",
+		action: tenant.WriteMessaging, status: http.StatusNoContent, tag: tag, about: "Not while the settings or a card template name it.",
 	}, func(ctx context.Context, in *MessagingPath) (*struct{}, error) {
 		c := caller(ctx)
 		store := a.store(c)
@@ -296,6 +296,15 @@ func (a *API) messagingOperations(api huma.API) {
 		}
 		if c.Core.Tenant.Settings.ExpiryMail.Messaging == old.ID {
 			return nil, fmt.Errorf("%w: the settings name it for expiry mails; choose another one there first", problem.ErrState)
+		}
+		templates, err := a.Credentials.Templates(ctx, c.Core.Tenant.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range templates {
+			if t.Messaging == old.ID {
+				return nil, fmt.Errorf("%w: the card template %q names it; choose another one there first", problem.ErrState, t.Name)
+			}
 		}
 		return nil, write(ctx, store.DeleteConfiguration(old.ID, old.Version), "messaging.deleted", subjectOf("messaging", old.ID),
 			table.Check(table.TenantKey(c.Core.Tenant.ID), table.IfVersion(c.Core.Tenant.Version)))

@@ -29,7 +29,7 @@ type PINFields struct {
 }
 
 type actorBody struct {
-	How  string `json:"how" doc:"api (by an API key), self (by the person), system."`
+	How  string `json:"how" doc:"api (by an API key), self (by the person), bridge (by somebody at a bridge), system."`
 	ID   string `json:"id,omitempty"`
 	Name string `json:"name,omitempty"`
 }

@@ -91,15 +91,23 @@ func overlay[T any](to *T, from *T) {
 }
 
 func (in policyInput) policy() (pin.Policy, error) {
-	name := in.Profile
-	if name == "" {
-		name = "default"
-	}
-	profile, err := pin.ProfileNamed(name)
+	p, err := in.over(pin.Default())
 	if err != nil {
 		return pin.Policy{}, err
 	}
-	p := profile.Policy
+	return p, p.Validate()
+}
+
+// over returns the policy, not yet validated, where base stands for the profile default.
+func (in policyInput) over(base pin.Policy) (pin.Policy, error) {
+	p := base
+	if in.Profile != "" && in.Profile != "default" {
+		profile, err := pin.ProfileNamed(in.Profile)
+		if err != nil {
+			return pin.Policy{}, err
+		}
+		p = profile.Policy
+	}
 	overlay(&p.MinLength, in.MinLength)
 	overlay(&p.MaxLength, in.MaxLength)
 	overlay((*string)(&p.Alphabet), in.Alphabet)
@@ -121,7 +129,7 @@ func (in policyInput) policy() (pin.Policy, error) {
 			p.RequireClasses = append(p.RequireClasses, pin.Class(c))
 		}
 	}
-	return p, p.Validate()
+	return p, nil
 }
 
 type admissibleBody struct {

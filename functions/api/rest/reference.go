@@ -88,7 +88,7 @@ func renderReference(description *huma.OpenAPI) ([]byte, error) {
 			sections[i].Entries = append(sections[i].Entries, e)
 		}
 	}
-	order := []string{"PIN policy", "Users", "PINs", "Settings", "API keys", "Messaging configurations", "Mail templates", "Audit", "Tenants"}
+	order := []string{"PIN policy", "Users", "PINs", "Settings", "API keys", "Messaging configurations", "Mail templates", "Credential templates", "Credentials", "Bridges", "Audit", "Tenants"}
 	slices.SortFunc(sections, func(a, b section) int { return slices.Index(order, a.Name) - slices.Index(order, b.Name) })
 	methods := []string{"GET", "POST", "PUT", "PATCH", "DELETE"}
 	for _, s := range sections {

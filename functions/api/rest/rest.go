@@ -22,10 +22,12 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/unblock"
 	"github.com/pinward/pinward/shared/user"
 )
 
@@ -43,6 +45,11 @@ type API struct {
 	Rand    io.Reader
 	Log     *slog.Logger
 	Rate    Rate // requests a key may make in this process
+
+	Credentials *credential.Credentials
+	Unblocks    *unblock.Unblocks
+	Connections gateway.Connections // to bridges
+	RelayURL    string              // that bridges connect to, "wss://..."
 }
 
 // MaxBody is the largest request body in bytes.
@@ -93,7 +100,11 @@ func (a *API) Describe(api huma.API) {
 	a.userOperations(api)
 	a.pinOperations(api)
 	a.messagingOperations(api)
+	a.cardTemplateOperations(api)
+	a.credentialOperations(api)
 	a.auditOperations(api)
+	a.bridgeOperations(api)
+	a.unblockOperations(api)
 }
 
 // operation is what each operation says of itself.
@@ -101,7 +112,8 @@ type operation struct {
 	id, summary  string
 	method, path string
 	action       tenant.Action
-	status       int // of success; 0 is 200
+	open         bool // to everybody, without a key and an action
+	status       int  // of success; 0 is 200
 	tag          string
 	about        string // more than the summary says, in Markdown
 }
@@ -110,18 +122,22 @@ const actionKey = "action"
 
 // register adds an operation. What handle returns as an error becomes a problem.
 func register[I, O any](a *API, api huma.API, op operation, handle func(context.Context, *I) (*O, error)) {
+	about, security, guard := op.about+"\n\nRoles: "+roles(op.action)+".", []map[string][]string{{"key": {}}}, a.authorize(api)
+	if op.open {
+		about, security, guard = op.about+"\n\nNeeds no key.", []map[string][]string{}, unguarded
+	}
 	huma.Register(api, huma.Operation{
 		OperationID:   op.id,
 		Method:        op.method,
 		Path:          op.path,
 		Summary:       op.summary,
-		Description:   strings.TrimSpace(op.about + "\n\nRoles: " + roles(op.action) + "."),
+		Description:   strings.TrimSpace(about),
 		Tags:          []string{op.tag},
 		DefaultStatus: op.status,
 		MaxBodyBytes:  MaxBody,
-		Security:      []map[string][]string{{"key": {}}},
+		Security:      security,
 		Metadata:      map[string]any{actionKey: op.action},
-		Middlewares:   huma.Middlewares{a.authorize(api)},
+		Middlewares:   huma.Middlewares{guard},
 		Errors:        []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusTooManyRequests},
 	}, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)

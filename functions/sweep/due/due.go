@@ -23,17 +23,19 @@ import (
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/unblock"
 	"github.com/pinward/pinward/shared/user"
 )
 
 // Sweep does what is due. All fields must be set.
 type Sweep struct {
-	Table   table.Table
-	Tenants *tenant.Tenants
-	Users   *user.Users
-	Senders mail.Senders
-	Now     func() time.Time
-	Log     *slog.Logger
+	Table    table.Table
+	Tenants  *tenant.Tenants
+	Users    *user.Users
+	Unblocks *unblock.Unblocks
+	Senders  mail.Senders
+	Now      func() time.Time
+	Log      *slog.Logger
 }
 
 const (
@@ -44,6 +46,8 @@ const (
 	wait     = time.Hour        // until a tenant that cannot send is tried again
 	parallel = 8                // writes at once in a page
 	shardsAt = 4                // shards at once
+
+	unblocksAt = 200 // unblocks a shard and sweep
 )
 
 // Report counts what a sweep did.
@@ -60,6 +64,8 @@ type Report struct {
 	Overtaken   int  `json:"overtaken"`   // somebody else did it, or it was not due any more
 	Errors      int  `json:"errors"`      // items left for the next sweep
 	Unfinished  bool `json:"unfinished"`  // time ran out with more to do
+
+	Unblocks unblock.Report `json:"unblocks,omitzero"` // of Handle
 }
 
 // add adds another report's counts.
@@ -95,7 +101,25 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 			return Report{}, fmt.Errorf("there is no shard %d, only 0 to %d", shard, table.DueShards-1)
 		}
 	}
+	var unblocks unblock.Report
+	var g errgroup.Group
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // theirs are few, and go with the first
+		g.Go(func() (err error) {
+			ctx, cancel := beforeDeadline(ctx, reserve)
+			defer cancel()
+			if unblocks, err = s.Unblocks.Sweep(ctx, unblocksAt); err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot handle unblocks", "cause", err)
+			}
+			if unblocks.Due > 0 {
+				s.Log.InfoContext(ctx, "sweep of unblocks", "report", unblocks)
+			}
+			return nil
+		})
+	}
 	report := s.Run(ctx, event.Shards...)
+	_ = g.Wait()
+	report.Unblocks = unblocks
+	report.Errors += unblocks.Errors
 	if report.Errors > 0 || report.Unfinished {
 		return report, fmt.Errorf("left for the next sweep: %d items that could not be handled, and more that there was no time for: %t", report.Errors, report.Unfinished)
 	}

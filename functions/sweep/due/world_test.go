@@ -18,11 +18,13 @@ import (
 
 	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/tabletest"
 	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/unblock"
 	"github.com/pinward/pinward/shared/user"
 	"github.com/pinward/pinward/shared/vault"
 )
@@ -72,6 +74,8 @@ func newWorld(tb testing.TB, over table.Table) *world {
 		Now:     now,
 		Log:     slog.New(slog.DiscardHandler),
 	}
+	w.Unblocks = &unblock.Unblocks{Table: over, Tenants: w.Tenants, Users: w.Users, Senders: w.Senders, Audit: log, Now: now, Rand: rand.Reader, Log: w.Sweep.Log,
+		Credentials: &credential.Credentials{Table: over, Audit: log, Now: now, Rand: rand.Reader}}
 	w.open(acme)
 	return w
 }
@@ -194,9 +198,9 @@ func (w *world) move(u user.User, address string) {
 
 // over returns the same sweep with another table.
 func (w *world) over(t table.Table) *Sweep {
-	s, tenants, users := *w.Sweep, *w.Tenants, *w.Users
-	tenants.Table, users.Table = t, t
-	s.Table, s.Tenants, s.Users = t, &tenants, &users
+	s, tenants, users, unblocks := *w.Sweep, *w.Tenants, *w.Users, *w.Unblocks
+	tenants.Table, users.Table, unblocks.Table = t, t, t
+	s.Table, s.Tenants, s.Users, s.Unblocks = t, &tenants, &users, &unblocks
 	return &s
 }
 

@@ -1,0 +1,215 @@
+package unblock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/table"
+	"github.com/pinward/pinward/shared/tenant"
+)
+
+const (
+	// noticeTries is how often the mail to a holder is tried, within about a day.
+	noticeTries = 12
+	// noticeClaim is how long a notice is one caller's to send: longer than that takes.
+	noticeClaim = 2 * time.Minute
+	// suspendedFor is how long a suspended tenant's notices are put off, so that they are
+	// not all there is in a shard.
+	suspendedFor = time.Hour
+)
+
+// Report is what a sweep of the unblocks has done.
+type Report struct {
+	Due       int `json:"due"`       // read from the index
+	Concluded int `json:"concluded"` // operations whose time was over
+	Told      int `json:"told"`      // mails to holders
+	Errors    int `json:"errors"`    // left for the next sweep
+	// More: shards that had more than the limit.
+	More int `json:"more"`
+}
+
+// Sweep concludes the operations whose time is over and mails what is still to be mailed,
+// up to limit a shard. One operation's error does not stop the rest.
+func (us *Unblocks) Sweep(ctx context.Context, limit int) (Report, error) {
+	var total Report
+	var errs []error
+	cores := map[table.TenantID]tenant.Core{}
+	for shard := range table.UnblockDueShards {
+		page, err := us.Table.Query(ctx, table.UnblocksDueBefore(shard, us.Now()).Limit(limit))
+		if err != nil {
+			total.Errors++
+			errs = append(errs, fmt.Errorf("read unblocks due: %w", err))
+			continue
+		}
+		if page.More {
+			total.More++
+		}
+		for _, item := range page.Items {
+			if ctx.Err() != nil {
+				return total, errors.Join(append(errs, ctx.Err())...)
+			}
+			total.Due++
+			if err := us.due(ctx, cores, item, &total); err != nil {
+				total.Errors++
+				errs = append(errs, err)
+			}
+		}
+	}
+	return total, errors.Join(errs...)
+}
+
+func (us *Unblocks) due(ctx context.Context, cores map[table.TenantID]tenant.Core, item table.Item, total *Report) error {
+	t, found, err := decode(item)
+	if err != nil {
+		return err
+	}
+	id := found.ID
+	core, ok := cores[t]
+	if !ok {
+		if core, err = us.Tenants.Load(ctx, t); err != nil {
+			return err
+		}
+		cores[t] = core
+	}
+	var concluded, claimed bool
+	op, l, err := us.step(ctx, core, system, id, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
+		n := &v.op.Notice
+		concluded, claimed = false, n.State == NoticePlanned && !m.now.Before(n.At)
+		switch {
+		case claimed && core.Tenant.Suspended:
+			claimed = false
+			n.At = m.now.Add(suspendedFor).UTC().Truncate(time.Second)
+			return v, nil, nil
+		case claimed:
+			n.At = m.now.Add(noticeClaim).UTC().Truncate(time.Second)
+			return v, nil, nil
+		}
+		if v, concluded = m.conclude(v); !concluded {
+			return v, nil, errNothing
+		}
+		return v, nil, nil
+	})
+	switch {
+	case errors.Is(err, problem.ErrNotFound):
+		return us.orphan(ctx, t, found)
+	case errors.Is(err, errNothing):
+	case err != nil:
+		return fmt.Errorf("conclude unblock %s: %w", id, err)
+	}
+	if concluded {
+		total.Concluded++
+		us.tell(ctx, l, op)
+	}
+	if !claimed {
+		return nil
+	}
+	told, err := us.announce(ctx, l, op)
+	if err != nil {
+		return fmt.Errorf("announce unblock %s: %w", id, err)
+	}
+	if told {
+		total.Told++
+	}
+	return nil
+}
+
+// orphan ends an operation whose credential, template or bridge is no more, or if it has
+// ended, the attempt to tell the holder.
+func (us *Unblocks) orphan(ctx context.Context, t table.TenantID, op Operation) error {
+	op.UpdatedAt = us.Now().UTC().Truncate(time.Millisecond)
+	op.PIN, op.Awaits = nil, false
+	record := audit.Record{Actor: system, Action: "unblock.notice", Subject: credential.Subject(op.Credential), Outcome: audit.Failed, Reason: "noHolder",
+		Details: map[string]string{"operation": op.ID, "state": string(NoticeSkipped)}}
+	if op.State.Finished() {
+		op.Notice.State, op.Notice.Reason = NoticeSkipped, record.Reason
+	} else {
+		op.State, op.Reason = Failed, ReasonExpired
+		record = ended(op)
+	}
+	err := us.Table.Write(ctx, put(t, op), us.Audit.Op(ctx, t, record))
+	if errors.Is(err, problem.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// announce mails the holder that the PIN was reset, if that is planned. If it cannot be
+// mailed now it stays planned, and the sweep tries again. A mail whose answer was lost is
+// sent again under the same id. It returns whether the mail was taken.
+func (us *Unblocks) announce(ctx context.Context, l loaded, op Operation) (bool, error) {
+	if op.Notice.State != NoticePlanned {
+		return false, nil
+	}
+	state, reason := us.send(ctx, l, op)
+	_, _, err := us.step(ctx, l.core, system, op.ID, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
+		n := &v.op.Notice
+		if n.State != NoticePlanned {
+			return v, nil, errNothing
+		}
+		n.State, n.Reason, n.At = state, reason, m.now.UTC().Truncate(time.Second)
+		n.Attempts++
+		record := audit.Record{Action: "unblock.notice", Reason: reason, Details: map[string]string{"state": string(state)}}
+		switch {
+		case state == NoticePlanned && n.Attempts >= noticeTries:
+			n.State, record.Outcome = NoticeFailed, audit.Failed
+		case state == NoticePlanned:
+			n.At = n.At.Add(time.Minute << min(n.Attempts-1, 8))
+			record.Outcome = audit.Failed
+		case state != NoticeSent:
+			record.Outcome = audit.Failed
+		}
+		return v, []audit.Record{record}, nil
+	})
+	return state == NoticeSent, ignoreNothing(err)
+}
+
+// send mails the holder, and returns what came of it: planned is to be tried again.
+func (us *Unblocks) send(ctx context.Context, l loaded, op Operation) (NoticeState, string) {
+	cred, err := us.Credentials.Get(ctx, l.core.Tenant.ID, op.Credential)
+	if err != nil {
+		return NoticePlanned, "internal"
+	}
+	holder, err := us.holder(ctx, l.core, cred)
+	switch {
+	case errors.Is(err, problem.ErrState):
+		return NoticeSkipped, "noHolder"
+	case err != nil:
+		return NoticePlanned, "internal"
+	case holder.Profile.Mail == "":
+		return NoticeSkipped, "noAddress"
+	case l.template.Messaging == "":
+		return NoticeSkipped, "noMessaging"
+	}
+	settings := l.core.Tenant.Settings
+	by := mail.ByYourself(settings.Language)
+	if op.Channel != credential.SelfService {
+		if by = strings.TrimSpace(op.By.Name); by == "" {
+			by = op.By.ID
+		}
+	}
+	m, err := us.mailTo(ctx, l, holder, mail.PINResetID, "pin-reset."+op.ID, mail.PINResetValues{
+		Username: holder.Profile.Username, CustomerName: settings.DisplayName, Card: cardName(cred),
+		Time: mail.FormatTime(cred.LastPINChange.At, settings.Location(), settings.Language), By: by, Place: l.bridge.Name,
+	})
+	if err != nil {
+		us.Log.WarnContext(ctx, "mail to a holder cannot be made", "operation", op.ID, "cause", err)
+		return NoticePlanned, "messaging"
+	}
+	sending, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	switch r := m.sender.Send(sending, []mail.Message{m.message})[0]; r.Outcome {
+	case mail.Accepted:
+		return NoticeSent, ""
+	case mail.Refused:
+		return NoticeFailed, r.Code
+	default:
+		return NoticePlanned, r.Code
+	}
+}
