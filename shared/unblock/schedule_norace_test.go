@@ -1,0 +1,5 @@
+//go:build !race
+
+package unblock
+
+const raceDetector = false
