@@ -244,7 +244,11 @@ func (r *Run) UnmarshalJSON(b []byte) error {
 
 // String shows what is no secret.
 func (r Run) String() string {
-	return fmt.Sprintf("%s/%d for %s in %s", r.Script.Operation, r.Script.Part, r.Credential, r.Reader)
+	s := fmt.Sprintf("%s/%d in %s", r.Script.Operation, r.Script.Part, r.Reader)
+	if r.Credential != "" {
+		s += " for " + r.Credential
+	}
+	return s
 }
 
 // Ack says that a result has been noted: the bridge may forget it.

@@ -150,6 +150,11 @@ func (us *Unblocks) inserted(ctx context.Context, core tenant.Core, bridge, inse
 				case r.Identify.Leg == card.Failed:
 					return "", r.Identify.Failure
 				case r.Identify.Leg == card.Done:
+					if id := credentialOf(r); id != "" { // it may have been registered since
+						if _, err := us.Credentials.Get(ctx, core.Tenant.ID, id); !errors.Is(err, problem.ErrNotFound) {
+							return id, err
+						}
+					}
 					return "", fmt.Errorf("%w: this card (%s %s) is not registered; an administrator can do that", problem.ErrState, r.Identify.Family, r.Identify.ID)
 				}
 			}

@@ -345,10 +345,20 @@ func place(b tenant.Bridge, op Operation) (Place, tenant.Reader, bool) {
 	}
 	for _, session := range sessions {
 		for _, r := range b.Sessions[session].Readers {
-			if r.Credential == op.Credential && r.Insertion != "" {
+			if r.Insertion != "" && credentialOf(r) == op.Credential {
 				return Place{session, r.Name, r.Insertion}, r, true
 			}
 		}
 	}
 	return Place{}, tenant.Reader{}, false
+}
+
+// credentialOf is the id of the credential that a card in a reader has, or would have: it
+// may have been registered after it was identified. "" if it is not identified.
+func credentialOf(r tenant.Reader) string {
+	if r.Credential != "" || r.Identify.Leg != card.Done {
+		return r.Credential
+	}
+	id, _ := credential.IDOf(r.Identify.Identity.Family, r.Identify.Identity.ID) // "" with an error
+	return id
 }

@@ -13,8 +13,10 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
+	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/relay"
+	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
 )
 
@@ -59,7 +61,8 @@ type cardBody struct {
 	Problem      string `json:"problem,omitempty" doc:"Why it could not be identified, and what to do."`
 }
 
-func bridgeOut(b tenant.Bridge, now time.Time) BridgeFields {
+func (a *API) bridgeOut(ctx context.Context, t table.TenantID, b tenant.Bridge) BridgeFields {
+	now := a.Now()
 	out := BridgeFields{
 		ID: b.ID, Name: b.Name, State: "invited", Online: b.Online(now), Program: b.Program, System: b.System, Host: b.Host,
 		CreatedAt: b.CreatedAt, EnrolledAt: b.EnrolledAt, RevokedAt: b.RevokedAt, CodeExpiresAt: b.CodeUntil(now), Sessions: []sessionBody{},
@@ -75,10 +78,25 @@ func bridgeOut(b tenant.Bridge, now time.Time) BridgeFields {
 		s := sessionBody{string(session), p.Online(now), p.ConnectedAt, p.SeenAt, make([]readerBody, len(p.Readers))}
 		for i, r := range p.Readers {
 			s.Readers[i] = readerBody{Name: r.Name, Card: cardOut(r)}
+			if c := s.Readers[i].Card; c != nil && c.ID != "" && c.Credential == "" { // registered since, perhaps
+				c.Credential = a.registered(ctx, t, c.Family, c.ID)
+			}
 		}
 		out.Sessions = append(out.Sessions, s)
 	}
 	return out
+}
+
+// registered returns the id of a card's credential, "" if there is none.
+func (a *API) registered(ctx context.Context, t table.TenantID, family, cardID string) string {
+	id, err := credential.IDOf(family, cardID)
+	if err == nil {
+		_, err = a.Credentials.Get(ctx, t, id)
+	}
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
 func cardOut(r tenant.Reader) *cardBody {
@@ -144,12 +162,12 @@ func (a *API) bridgeOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		bridges, next, err := a.Tenants.Bridges(ctx, caller(ctx).Core.Tenant.ID, place, in.Limit)
+		t := caller(ctx).Core.Tenant.ID
+		bridges, next, err := a.Tenants.Bridges(ctx, t, place, in.Limit)
 		if err != nil {
 			return nil, err
 		}
-		now := a.Now()
-		return page(bridges, next, func(b tenant.Bridge) BridgeFields { return bridgeOut(b, now) }), nil
+		return page(bridges, next, func(b tenant.Bridge) BridgeFields { return a.bridgeOut(ctx, t, b) }), nil
 	})
 
 	register(a, api, operation{
@@ -167,18 +185,19 @@ func (a *API) bridgeOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return secretAnswer(invitedBody{bridgeOut(b, a.Now()), code.Reveal(), enrolCommand(code.Reveal(), in.url)}), nil
+		return secretAnswer(invitedBody{a.bridgeOut(ctx, c.Core.Tenant.ID, b), code.Reveal(), enrolCommand(code.Reveal(), in.url)}), nil
 	})
 
 	register(a, api, operation{
 		id: "get-bridge", summary: "Get a bridge", method: http.MethodGet, path: "/v1/bridges/{bridge}",
 		action: tenant.ReadBridges, tag: tag, about: "With its readers and the cards in them.",
 	}, func(ctx context.Context, in *BridgePath) (*Body[BridgeFields], error) {
-		b, err := a.Tenants.Bridge(ctx, caller(ctx).Core.Tenant.ID, in.Bridge)
+		t := caller(ctx).Core.Tenant.ID
+		b, err := a.Tenants.Bridge(ctx, t, in.Bridge)
 		if err != nil {
 			return nil, err
 		}
-		return answer(bridgeOut(b, a.Now())), nil
+		return answer(a.bridgeOut(ctx, t, b)), nil
 	})
 
 	register(a, api, operation{
@@ -194,7 +213,7 @@ func (a *API) bridgeOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return secretAnswer(invitedBody{bridgeOut(b, a.Now()), code.Reveal(), enrolCommand(code.Reveal(), in.url)}), nil
+		return secretAnswer(invitedBody{a.bridgeOut(ctx, c.Core.Tenant.ID, b), code.Reveal(), enrolCommand(code.Reveal(), in.url)}), nil
 	})
 
 	register(a, api, operation{
