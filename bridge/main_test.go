@@ -362,12 +362,19 @@ func wait(t testing.TB, what string, is func() bool) {
 	}
 }
 
+// setProven makes every operation one that an operator has started.
+func (w *world) setProven() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.proven = true
+}
+
 // TestKilled: a bridge that is killed within a script says after its next start that it
 // does not know how that ended, and keeps no secret.
 func TestKilled(t *testing.T) {
 	w := newWorld(t)
 	t.Cleanup(w.close)
-	w.proven = true
+	w.setProven()
 	dir := w.enrolled(t)
 	var slow []softcard.Fault // so that the script is not over when it is seen to have begun
 	for step := 1; step <= 40; step++ {

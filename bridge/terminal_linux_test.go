@@ -97,7 +97,7 @@ func TestTerminal(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	w := newWorld(t)
 	t.Cleanup(w.close)
-	w.proven = true
+	w.setProven()
 	cmd := exec.Command("bridge", "unblock", "-dir", w.enrolled(t), "-soft", w.web.URL+"/card")
 	term := openTerminal(t, cmd)
 	term.expect(t, "New PIN: ", 1, "73\x03")
