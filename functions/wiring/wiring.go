@@ -87,7 +87,7 @@ func (s *System) Relay() gateway.Socket {
 
 // Sweep returns the sweep.
 func (s *System) Sweep() *due.Sweep {
-	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Unblocks: s.Unblocks, Senders: s.Senders, Now: s.Now, Log: s.Log}
+	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Unblocks: s.Unblocks, Credentials: s.Credentials, Senders: s.Senders, Now: s.Now, Log: s.Log}
 }
 
 // Cloud returns the installation that a Lambda function's environment names:

@@ -179,6 +179,9 @@ func TestBootstraps(t *testing.T) {
 	s.captives(function)
 	s.bridge(c, function)
 	d := s.unblocks(c, function, messaging)
+	if got := s.do("GET", "/v1/credentials?withoutFlag=true", "", http.StatusOK); len(got["items"].([]any)) != 0 {
+		t.Errorf("cards without flag: %v", got)
+	}
 
 	function = c.start(t, sweep, &sweepCalls)
 	c.age(t, d)

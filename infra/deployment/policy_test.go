@@ -38,6 +38,7 @@ var allowed = map[string][]statement{
 			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/list"}, forAll, leadingKeys, []string{"t/*", "tenants/*"}},
 		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/history"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"kms:Encrypt", "kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
 		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
 		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},
@@ -56,7 +57,7 @@ var allowed = map[string][]statement{
 	"SweepRole": {
 		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
 			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
-		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due"}, forAll, leadingKeys, []string{"due/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due"}, forAll, leadingKeys, []string{"due/*", "t/*"}},
 		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
 		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
 		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},

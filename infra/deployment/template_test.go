@@ -78,7 +78,7 @@ func TestPlantedErrors(t *testing.T) {
 		{"every action", "Action: kms:Decrypt", "Action: kms:*"},
 		{"action nobody needs", "Action: kms:Decrypt", "Action: [kms:Decrypt, kms:ScheduleKeyDeletion]"},
 		{"action typo", "dynamodb:ConditionCheckItem", "dynamodb:ConditionCheck"},
-		{"condition lost", "dynamodb:LeadingKeys: [\"due/*\"]", "dynamodb:LeadingKeys: [\"*\"]"},
+		{"condition lost", "dynamodb:LeadingKeys: [\"due/*\", \"t/*\"]", "dynamodb:LeadingKeys: [\"*\"]"},
 		{"role of the other function", "Role: !GetAtt SweepRole.Arn", "Role: !GetAtt ApiRole.Arn"},
 		{"second action list", "Role: !GetAtt SweepRole.Arn", "Role: !GetAtt SweepRole.Arn\n      Policies: [AmazonDynamoDBFullAccess]"},
 		{"alarm's metric", "MetricName: Throttles", "MetricName: Throttle"},

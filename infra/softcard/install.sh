@@ -5,4 +5,5 @@ set -eu
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends \
-	pcscd pkg-config libpcsclite-dev pcsc-tools opensc yubico-piv-tool vsmartcard-vpcd iproute2
+	pcscd pkg-config libpcsclite-dev pcsc-tools opensc yubico-piv-tool vsmartcard-vpcd iproute2 \
+	gcc libpam0g-dev pamtester

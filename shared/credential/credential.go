@@ -28,6 +28,13 @@ type Credential struct {
 	Template string
 	Holder   string // the user's id; "" for nobody's
 	Label    string // for people
+	Serial   string // printed on it, or told by it; for people
+	State    State
+	ATR      []byte // as a bridge has seen it last
+
+	// Import is the row of an import that has brought it: "<import>/<part>/<line>/<hash>";
+	// "" if it was registered by itself.
+	Import string
 
 	// Custody is what is known of the card's PUK, and PUKs are the sealed ones that it
 	// names; both are empty where the card has no PUK, or none is known.
@@ -52,8 +59,17 @@ type Credential struct {
 
 	LastPINChange PINChange
 	// PINExpiresAt is the PIN expiry flag: when the PIN expires by the template in force
-	// when it was set; zero for never, or not known. The card goes on working.
+	// when it was set; zero for never, or not known. The card goes on working. It is set by
+	// Flag and by nothing else, as are Flagged, how that came, and Notice.
 	PINExpiresAt time.Time
+	Flagged      Flagged
+	Notice       Notice
+	// ExpiryRecorded: that the PIN has expired is in the audit log.
+	ExpiryRecorded bool
+	// Resets are when the PIN was reset lately, as far as the template's limit looks back.
+	Resets []time.Time
+	// PUKDisclosedAt is since when somebody knows the PUK that the card has; zero for nobody.
+	PUKDisclosedAt time.Time
 
 	// Codes count the one-time codes mailed for this card lately.
 	Codes Codes
@@ -62,22 +78,6 @@ type Credential struct {
 	UpdatedAt time.Time
 	Version   int64
 }
-
-// PINChange is when and how a card got its PIN.
-type PINChange struct {
-	At        time.Time
-	How       How
-	Operation string // the unblock's id
-}
-
-// How is a way to a new PIN.
-type How string
-
-// The ways.
-const (
-	ResetBySelfService How = "resetBySelfService"
-	ResetByOperator    How = "resetByOperator"
-)
 
 // Codes are how many one-time codes were mailed since a time.
 type Codes struct {
@@ -124,6 +124,9 @@ func (c Credential) Take(operation string, now time.Time, d time.Duration) (Cred
 	case c.Leased(now):
 		return c, fmt.Errorf("%w: another unblock of this card is under way; wait until %s, or cancel it", problem.ErrState, c.Lease.Until.UTC().Format(time.RFC3339))
 	default:
+		if err := c.CheckUnblockable(); err != nil {
+			return c, err
+		}
 		c.Lease.Operation = operation
 		c.Lease.Fence++
 	}
@@ -220,8 +223,13 @@ func (c Credential) Validate() error {
 	if c.Template == "" {
 		vs.Add("missing", "template", "is missing")
 	}
-	if n := utf8.RuneCountInString(c.Label); n > 100 || !utf8.ValidString(c.Label) || strings.ContainsFunc(c.Label, unicode.IsControl) {
-		vs.Add("length", "label", "must be at most 100 characters, without control characters")
+	for field, text := range map[string]string{"label": c.Label, "serial": c.Serial} {
+		if n := utf8.RuneCountInString(text); n > 100 || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			vs.Add("length", field, "must be at most 100 characters, without control characters")
+		}
+	}
+	if !slices.Contains(States(), c.State) {
+		vs.Add("unknown", "state", "must be %s", list(States()))
 	}
 	// The invariant: without it a card's PUK would be lost.
 	for _, slot := range append([]int{c.Custody.Current, c.Custody.Proposed}, c.Former...) {
@@ -234,30 +242,57 @@ func (c Credential) Validate() error {
 
 // stored is a Credential as stored.
 type stored struct {
-	Family        string         `json:"family"`
-	CardID        string         `json:"cardId"`
-	Template      string         `json:"template"`
-	Holder        string         `json:"holder,omitempty"`
-	Label         string         `json:"label,omitempty"`
-	Custody       storedCustody  `json:"custody,omitzero"`
-	PUKs          map[int][]byte `json:"puks,omitempty"`
-	Former        []int          `json:"former,omitempty"`
-	AdminKey      []byte         `json:"adminKey,omitempty"`
-	LeasedBy      string         `json:"leasedBy,omitempty"`
-	LeasedUntil   time.Time      `json:"leasedUntil,omitzero"`
-	Fence         int64          `json:"fence,omitzero"`
-	Doubt         string         `json:"doubt,omitempty"`
-	Touched       string         `json:"touched,omitempty"`
-	Stuck         string         `json:"stuck,omitempty"`
-	PINChangedAt  time.Time      `json:"pinChangedAt,omitzero"`
-	PINChangedHow How            `json:"pinChangedHow,omitempty"`
-	PINChangedBy  string         `json:"pinChangedBy,omitempty"`
-	PINExpiresAt  time.Time      `json:"pinExpiresAt,omitzero"`
-	CodesSent     int            `json:"codesSent,omitzero"`
-	CodesSince    time.Time      `json:"codesSince,omitzero"`
-	CreatedAt     time.Time      `json:"createdAt"`
-	UpdatedAt     time.Time      `json:"updatedAt"`
+	Tenant         table.TenantID `json:"tenant"`
+	Family         string         `json:"family"`
+	CardID         string         `json:"cardId"`
+	Template       string         `json:"template"`
+	Holder         string         `json:"holder,omitempty"`
+	Label          string         `json:"label,omitempty"`
+	Serial         string         `json:"serial,omitempty"`
+	State          State          `json:"state,omitempty"`
+	ATR            []byte         `json:"atr,omitempty"`
+	Import         string         `json:"import,omitempty"`
+	Custody        storedCustody  `json:"custody,omitzero"`
+	PUKs           map[int][]byte `json:"puks,omitempty"`
+	Former         []int          `json:"former,omitempty"`
+	AdminKey       []byte         `json:"adminKey,omitempty"`
+	LeasedBy       string         `json:"leasedBy,omitempty"`
+	LeasedUntil    time.Time      `json:"leasedUntil,omitzero"`
+	Fence          int64          `json:"fence,omitzero"`
+	Doubt          string         `json:"doubt,omitempty"`
+	Touched        string         `json:"touched,omitempty"`
+	Stuck          string         `json:"stuck,omitempty"`
+	PINChangedAt   time.Time      `json:"pinChangedAt,omitzero"`
+	PINChangedHow  How            `json:"pinChangedHow,omitempty"`
+	PINChangedBy   string         `json:"pinChangedBy,omitempty"`
+	PINPresumed    bool           `json:"pinPresumed,omitzero"`
+	PINExpiresAt   time.Time      `json:"pinExpiresAt,omitzero"`
+	FlaggedHow     FlagHow        `json:"flaggedHow,omitempty"`
+	FlaggedAt      time.Time      `json:"flaggedAt,omitzero"`
+	FlaggedRun     string         `json:"flaggedRun,omitempty"`
+	Notice         storedNotice   `json:"notice,omitzero"`
+	ExpiryRecorded bool           `json:"expiryRecorded,omitzero"`
+	Resets         []time.Time    `json:"resets,omitempty"`
+	PUKDisclosedAt time.Time      `json:"pukDisclosedAt,omitzero"`
+	CodesSent      int            `json:"codesSent,omitzero"`
+	CodesSince     time.Time      `json:"codesSince,omitzero"`
+	CreatedAt      time.Time      `json:"createdAt"`
+	UpdatedAt      time.Time      `json:"updatedAt"`
 }
+
+type storedNotice struct {
+	Kind     NoticeKind  `json:"kind"`
+	Days     int         `json:"days,omitzero"`
+	State    NoticeState `json:"state"`
+	At       time.Time   `json:"at"`
+	Attempts int         `json:"attempts,omitzero"`
+	Repeated bool        `json:"repeated,omitzero"`
+	Reason   string      `json:"reason,omitempty"`
+	Left     []int       `json:"left,omitempty"`
+}
+
+// IsZero keeps a notice that never was out of the stored item.
+func (n storedNotice) IsZero() bool { return n.State == NoNotice }
 
 type storedCustody struct {
 	Stage    card.Stage `json:"stage"`
@@ -275,47 +310,84 @@ type record struct {
 	Credential
 }
 
-// Put is the op that stores a credential, if it still has the version that it was read
-// at; with version 0, if there is none.
-func Put(t table.TenantID, c Credential) table.Op {
-	return table.Put(record{t, c}, table.After(c.Version))
+// Put returns the ops that store a credential which was read as was, if it still has that
+// version; with the zero Credential for was, if there is none. The first op is the
+// credential's own; the others change the pointers by which it is found, see Find.
+func Put(t table.TenantID, was, is Credential) []table.Op {
+	is.Version = was.Version
+	return append([]table.Op{table.Put(record{t, is}, table.After(was.Version))}, point(t, was, is)...)
+}
+
+// Remove returns the ops that remove a credential, if it still has the version of c.
+func Remove(t table.TenantID, c Credential) []table.Op {
+	return append([]table.Op{table.Delete(table.CredentialKey(t, c.ID), table.IfVersion(c.Version))}, point(t, c, Credential{})...)
 }
 
 // Item implements table.Record.
 func (r record) Item() (table.Item, error) {
 	c := r.Credential
-	data, err := json.Marshal(stored{c.Family, c.CardID, c.Template, c.Holder, c.Label, storedCustody(c.Custody), c.PUKs, c.Former, c.AdminKey,
-		c.Lease.Operation, c.Lease.Until, c.Lease.Fence, c.Doubt, c.Touched, c.Stuck, c.LastPINChange.At, c.LastPINChange.How, c.LastPINChange.Operation,
-		c.PINExpiresAt, c.Codes.Sent, c.Codes.Since, c.CreatedAt, c.UpdatedAt})
+	n := c.Notice
+	data, err := json.Marshal(stored{r.tenant, c.Family, c.CardID, c.Template, c.Holder, c.Label, c.Serial, c.State, c.ATR, c.Import,
+		storedCustody(c.Custody), c.PUKs, c.Former, c.AdminKey, c.Lease.Operation, c.Lease.Until, c.Lease.Fence, c.Doubt, c.Touched, c.Stuck,
+		c.LastPINChange.At, c.LastPINChange.How, c.LastPINChange.Operation, c.LastPINChange.Presumed,
+		c.PINExpiresAt, c.Flagged.How, c.Flagged.At, c.Flagged.Run, storedNotice(n), c.ExpiryRecorded,
+		c.Resets, c.PUKDisclosedAt, c.Codes.Sent, c.Codes.Since, c.CreatedAt, c.UpdatedAt})
 	item := table.Item{Key: table.CredentialKey(r.tenant, c.ID), Indexes: []table.IndexKey{table.CredentialListed(r.tenant, c.ID)}, Data: data}
 	if c.Holder != "" {
 		item.Indexes = append(item.Indexes, table.CredentialHeld(r.tenant, c.Holder, c.ID))
+	}
+	// The due index has either, so that both are right in every Write.
+	if at, ok := c.dueAt(); ok {
+		item.Indexes = append(item.Indexes, table.CredentialDue(r.tenant, c.ID, at))
+	} else if !c.HasFlag() && c.State != Retired {
+		item.Indexes = append(item.Indexes, table.CredentialUnflagged(r.tenant, c.Template, c.ID))
 	}
 	return item, err
 }
 
 func decode(item table.Item) (Credential, error) {
+	_, c, err := decodeOf(item)
+	return c, err
+}
+
+// decodeOf returns also whose credential it is, which the sweep learns only here.
+func decodeOf(item table.Item) (table.TenantID, Credential, error) {
 	var s stored
 	if err := item.Decode(&s); err != nil {
-		return Credential{}, err
+		return "", Credential{}, err
 	}
 	id, err := IDOf(s.Family, s.CardID)
 	if err != nil {
-		return Credential{}, fmt.Errorf("decode %s: %w", item.Key, err)
+		return "", Credential{}, fmt.Errorf("decode %s: %w", item.Key, err)
 	}
-	return Credential{
-		ID: id, Family: s.Family, CardID: s.CardID, Template: s.Template, Holder: s.Holder, Label: s.Label,
+	if s.State == "" { // of before there were states
+		s.State = Registered
+		if !s.PINChangedAt.IsZero() {
+			s.State = Active
+		}
+	}
+	return s.Tenant, Credential{
+		ID: id, Family: s.Family, CardID: s.CardID, Template: s.Template, Holder: s.Holder, Label: s.Label, Serial: s.Serial, State: s.State, ATR: s.ATR, Import: s.Import,
 		Custody: card.Custody(s.Custody), PUKs: s.PUKs, Former: s.Former, AdminKey: s.AdminKey,
 		Lease:         Lease{s.LeasedBy, s.LeasedUntil, s.Fence},
 		Doubt:         s.Doubt,
 		Touched:       s.Touched,
 		Stuck:         s.Stuck,
-		LastPINChange: PINChange{s.PINChangedAt, s.PINChangedHow, s.PINChangedBy},
-		PINExpiresAt:  s.PINExpiresAt,
-		Codes:         Codes{s.CodesSent, s.CodesSince},
-		CreatedAt:     s.CreatedAt, UpdatedAt: s.UpdatedAt,
+		LastPINChange: PINChange{s.PINChangedAt, s.PINChangedHow, s.PINChangedBy, s.PINPresumed},
+		PINExpiresAt:  s.PINExpiresAt, Flagged: Flagged{s.FlaggedHow, s.FlaggedAt, s.FlaggedRun},
+		Notice: Notice(s.Notice), ExpiryRecorded: s.ExpiryRecorded, Resets: s.Resets, PUKDisclosedAt: s.PUKDisclosedAt,
+		Codes:     Codes{s.CodesSent, s.CodesSince},
+		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 		Version: item.Version,
 	}, nil
+}
+
+// Name is what people call the card.
+func (c Credential) Name() string {
+	if c.Label != "" {
+		return c.Label
+	}
+	return c.Family + " …" + c.CardID[max(0, len(c.CardID)-4):]
 }
 
 // Subject names a credential in the audit log.

@@ -1,6 +1,8 @@
 package credential
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,6 +102,14 @@ type New struct {
 	Template string
 	Holder   string // the user's id; "" for nobody's
 	Label    string
+	Serial   string
+	State    State // "" is Registered, or Active if IssuedAt is set
+
+	// IssuedAt is when the holder got the card with its PIN, zero if that is not known; and
+	// PINExpiresAt the PIN expiry flag that it has by now, zero for the one that follows
+	// from IssuedAt and the template, or none.
+	IssuedAt     time.Time
+	PINExpiresAt time.Time
 
 	// PUK is the one that the card has by now: its factory's, or one from a list. It is
 	// Claimed until the card has taken it. PUKTriesLeft are its tries, if they are known.
@@ -115,65 +125,35 @@ type About struct {
 	Template string
 	Holder   string // the user's id; "" for nobody's
 	Label    string
+	Serial   string
+	State    State
+	Reason   Reason // why State is another, where moves needs one
 }
 
 // Register makes a card's credential. A card that the tenant has registered already is
 // problem.ErrConflict, everything that is wrong with the input one InvalidError.
 func (cs *Credentials) Register(ctx context.Context, core tenant.Core, by audit.Actor, n New) (Credential, error) {
 	t, now := core.Tenant.ID, cs.Now()
-	c := Credential{
-		Family: n.Family, CardID: strings.ToUpper(n.CardID), Template: n.Template, Holder: n.Holder, Label: n.Label,
-		CreatedAt: now.UTC().Truncate(time.Second), UpdatedAt: now.UTC().Truncate(time.Second),
-		// Bridges remember the card's fences though its credential may have been deleted.
-		Lease: Lease{Fence: now.UnixMilli()},
-	}
-	details := map[string]string{"template": n.Template}
-	if n.Holder != "" {
-		details["holder"] = n.Holder
-	}
-	var shape problem.Violations
-	id, err := IDOf(c.Family, c.CardID)
-	if err := shape.Merge(err); err != nil {
+	c, details, shape, err := draft(core, n, now)
+	if err != nil {
 		return Credential{}, err
-	}
-	if c.ID = id; err == nil {
-		if !isCardID(c.Family, c.CardID) {
-			shape.Add("malformed", "cardId", "is no card id that %s cards have", c.Family)
-		}
-		if n.PUK != nil {
-			details["puk"] = "claimed"
-			err = c.claim(core, *n.PUK, n.PUKTriesLeft)
-		} else if n.PUKTriesLeft != nil {
-			err = problem.Invalid("inconsistent", "pukTriesLeft", "is of a PUK, and none is given")
-		}
-		if err := shape.Merge(err); err != nil {
-			return Credential{}, err
-		}
-		if n.AdminKey != nil {
-			details["adminKey"] = "escrowed"
-			if err := shape.Merge(c.escrow(core, *n.AdminKey)); err != nil {
-				return Credential{}, err
-			}
-		}
-		if err := shape.Merge(c.Validate()); err != nil {
-			return Credential{}, err
-		}
 	}
 	for range registerTries {
 		vs := append(problem.Violations(nil), shape...)
-		checks, err := cs.references(ctx, t, c, Credential{}, &vs)
+		tmpl, checks, err := cs.references(ctx, t, c, Credential{}, &vs)
 		if err != nil {
 			return Credential{}, err
 		}
 		if err := vs.Err(); err != nil {
 			return Credential{}, err
 		}
+		c := c.issued(n, tmpl, now)
 		use, err := cs.useOp(ctx, t, c.Template, c.ID, 1)
 		if err != nil {
 			return Credential{}, err
 		}
 		record := audit.Record{Actor: by, Action: "credential.registered", Subject: Subject(c.ID), Outcome: audit.Done, Details: details}
-		err = cs.Table.Write(ctx, append([]table.Op{Put(t, c), cs.Audit.Op(ctx, t, record), use}, checks...)...)
+		err = cs.Table.Write(ctx, append(append(Put(t, Credential{}, c), cs.Audit.Op(ctx, t, record), use), checks...)...)
 		if i, failed := table.FailedOp(err); failed && i == 0 {
 			return Credential{}, fmt.Errorf("%w: the card is registered already", problem.ErrConflict)
 		} else if failed {
@@ -186,6 +166,80 @@ func (cs *Credentials) Register(ctx context.Context, core tenant.Core, by audit.
 	}
 	return Credential{}, fmt.Errorf("register credential: %w: many are registered at once", problem.ErrUnavailable)
 }
+
+// draft returns the credential of a new card as far as that can be told without the table,
+// the details of its audit record, and what is wrong with the input.
+func draft(core tenant.Core, n New, now time.Time) (c Credential, details map[string]string, shape problem.Violations, _ error) {
+	fail := func(err error) (Credential, map[string]string, problem.Violations, error) {
+		return Credential{}, nil, nil, err
+	}
+	c = Credential{
+		Family: n.Family, CardID: strings.ToUpper(n.CardID), Template: n.Template, Holder: n.Holder, Label: n.Label, Serial: n.Serial, State: n.State,
+		CreatedAt: now.UTC().Truncate(time.Second), UpdatedAt: now.UTC().Truncate(time.Second),
+		// Bridges remember the card's fences though its credential may have been deleted.
+		Lease: Lease{Fence: now.UnixMilli()},
+	}
+	details = map[string]string{"template": n.Template}
+	if n.Holder != "" {
+		details["holder"] = n.Holder
+	}
+	switch {
+	case c.State == "" && n.IssuedAt.IsZero():
+		c.State = Registered
+	case c.State == "":
+		c.State = Active
+	}
+	if n.IssuedAt.After(now.Add(skew)) {
+		shape.Add("future", "issuedAt", "must not be in the future")
+	}
+	if !n.PINExpiresAt.IsZero() && !n.PINExpiresAt.After(now) {
+		shape.Add("past", "pinExpiresAt", "must be in the future")
+	}
+	id, err := IDOf(c.Family, c.CardID)
+	if err := shape.Merge(err); err != nil {
+		return fail(err)
+	}
+	if c.ID = id; err == nil {
+		if !isCardID(c.Family, c.CardID) {
+			shape.Add("malformed", "cardId", "is no card id that %s cards have", c.Family)
+		}
+		if n.PUK != nil {
+			details["puk"] = "claimed"
+			err = c.claim(core, *n.PUK, n.PUKTriesLeft)
+		} else if n.PUKTriesLeft != nil {
+			err = problem.Invalid("inconsistent", "pukTriesLeft", "is of a PUK, and none is given")
+		}
+		if err := shape.Merge(err); err != nil {
+			return fail(err)
+		}
+		if n.AdminKey != nil {
+			details["adminKey"] = "escrowed"
+			if err := shape.Merge(c.escrow(core, *n.AdminKey)); err != nil {
+				return fail(err)
+			}
+		}
+		if err := shape.Merge(c.Validate()); err != nil {
+			return fail(err)
+		}
+	}
+	return c, details, shape, nil
+}
+
+// issued returns a new credential with what is known of its PIN.
+func (c Credential) issued(n New, tmpl Template, now time.Time) Credential {
+	if !n.IssuedAt.IsZero() {
+		state := c.State
+		c = c.PINChanged(PINChange{At: n.IssuedAt, How: Issued}, tmpl)
+		c.State = state
+	}
+	if !n.PINExpiresAt.IsZero() {
+		return c.Flag(n.PINExpiresAt, Flagged{How: FlagByImport, At: now}, tmpl, now)
+	}
+	return c.Flag(c.PINExpiresAt, c.Flagged, tmpl, now) // reminders are of days to come
+}
+
+// skew is how far other systems' clocks may be ahead.
+const skew = 5 * time.Minute
 
 // isCardID tells whether a card of the family can have the id: whether an operation on it
 // could begin.
@@ -210,16 +264,16 @@ func hasPUK(family string) bool {
 }
 
 // references returns the conditions under which c, which was old, may name its template
-// and holder: that they are there, and the template is for such cards.
-func (cs *Credentials) references(ctx context.Context, t table.TenantID, c, old Credential, vs *problem.Violations) ([]table.Op, error) {
-	var checks []table.Op
+// and holder: that they are there, and the template is for such cards. It returns the
+// template if it is another.
+func (cs *Credentials) references(ctx context.Context, t table.TenantID, c, old Credential, vs *problem.Violations) (tmpl Template, checks []table.Op, err error) {
 	if c.Template != "" && c.Template != old.Template {
-		tmpl, err := cs.Template(ctx, t, c.Template)
+		tmpl, err = cs.Template(ctx, t, c.Template)
 		switch {
 		case errors.Is(err, problem.ErrNotFound):
 			vs.Add("unknown", "template", "is not the id of a credential template")
 		case err != nil:
-			return nil, err
+			return Template{}, nil, err
 		case tmpl.Family != c.Family:
 			vs.Add("inconsistent", "template", "is for %s cards", tmpl.Family)
 		default:
@@ -232,19 +286,21 @@ func (cs *Credentials) references(ctx context.Context, t table.TenantID, c, old 
 		if errors.Is(err, problem.ErrNotFound) {
 			vs.Add("unknown", "holder", "is not the id of a user")
 		} else if err != nil {
-			return nil, fmt.Errorf("load holder: %w", err)
+			return Template{}, nil, fmt.Errorf("load holder: %w", err)
 		} else {
 			checks = append(checks, table.Check(key, table.IfVersion(item.Version)))
 		}
 	}
-	return checks, nil
+	return tmpl, checks, nil
 }
 
 // change is what an edit of a credential has to say besides.
 type change struct {
 	details map[string]string // of the audit record
+	reason  string            // its
 	ops     []table.Op        // of the same Write
 	nothing bool              // is to be written
+	silent  bool              // no audit record: nobody has done anything
 }
 
 // edit reads a credential, lets do change it, and writes it with its audit record. If
@@ -259,6 +315,7 @@ func (cs *Credentials) edit(ctx context.Context, core tenant.Core, by audit.Acto
 		if version != 0 && c.Version != version {
 			return Credential{}, changedSince("credential", version, c.Version)
 		}
+		was := c
 		ch, err := do(&c)
 		if err != nil {
 			return Credential{}, err
@@ -267,8 +324,12 @@ func (cs *Credentials) edit(ctx context.Context, core tenant.Core, by audit.Acto
 			return c, nil
 		}
 		c.UpdatedAt = cs.Now().UTC().Truncate(time.Second)
-		record := audit.Record{Actor: by, Action: action, Subject: Subject(id), Outcome: audit.Done, Details: ch.details}
-		if again, err := cs.write(ctx, append([]table.Op{Put(t, c), cs.Audit.Op(ctx, t, record)}, ch.ops...)); again {
+		record := audit.Record{Actor: by, Action: action, Subject: Subject(id), Outcome: audit.Done, Reason: ch.reason, Details: ch.details}
+		ops := append(Put(t, was, c), ch.ops...)
+		if !ch.silent {
+			ops = append(ops, cs.Audit.Op(ctx, t, record))
+		}
+		if again, err := cs.write(ctx, ops); again {
 			continue
 		} else if err != nil {
 			return Credential{}, fmt.Errorf("%s: %w", action, err)
@@ -287,25 +348,33 @@ func (cs *Credentials) free(c Credential) error {
 	return nil
 }
 
-// Update changes what people decide of a credential, by the given function. If version is
-// not 0, the credential must have it. Another template must be of the same family; an
-// admin key that the former template's master key gave is from then on the credential's
-// own, for it is still the card's. Template and holder stay during an unblock.
-func (cs *Credentials) Update(ctx context.Context, core tenant.Core, by audit.Actor, id string, version int64, decide func(*About)) (Credential, error) {
+// Update changes what people decide of a credential, by the given function; as is the role
+// of who does, for moves to another state. If version is not 0, the credential must have
+// it. Another template must be of the same family; the PIN expiry flag stays; an admin key
+// that the former template's master key gave is from then on the credential's own, for it
+// is still the card's. Template, holder and state stay during an unblock.
+func (cs *Credentials) Update(ctx context.Context, core tenant.Core, by audit.Actor, as tenant.Role, id string, version int64, decide func(*About)) (Credential, error) {
 	t := core.Tenant.ID
 	return cs.edit(ctx, core, by, id, version, "credential.updated", func(c *Credential) (change, error) {
 		old := *c
-		was := About{c.Template, c.Holder, c.Label}
+		was := About{Template: c.Template, Holder: c.Holder, Label: c.Label, Serial: c.Serial, State: c.State}
 		is := was
-		if decide(&is); is == was {
+		decide(&is)
+		why := is.Reason
+		if is.Reason = ""; is == was {
 			return change{nothing: true}, nil
 		}
-		c.Template, c.Holder, c.Label = is.Template, is.Holder, is.Label
+		c.Template, c.Holder, c.Label, c.Serial, c.State = is.Template, is.Holder, is.Label, is.Serial, is.State
 		var vs problem.Violations
 		if err := vs.Merge(c.Validate()); err != nil {
 			return change{}, err
 		}
-		checks, err := cs.references(ctx, t, *c, old, &vs)
+		if is.State != was.State && len(vs) == 0 {
+			if err := vs.Merge(checkMove(was.State, is.State, as, why)); err != nil {
+				return change{}, err
+			}
+		}
+		_, checks, err := cs.references(ctx, t, *c, old, &vs)
 		if err != nil {
 			return change{}, err
 		}
@@ -313,13 +382,19 @@ func (cs *Credentials) Update(ctx context.Context, core tenant.Core, by audit.Ac
 			return change{}, err
 		}
 		ch := change{details: map[string]string{}, ops: checks}
-		if is.Holder != was.Holder || is.Template != was.Template {
+		if is.Holder != was.Holder || is.Template != was.Template || is.State != was.State {
 			if err := cs.free(old); err != nil {
 				return change{}, err
 			}
 		}
 		if is.Holder != was.Holder {
 			ch.details["holder"] = is.Holder
+		}
+		if is.State != was.State {
+			ch.details["from"], ch.details["state"], ch.reason = string(was.State), string(is.State), string(why)
+			if c.CheckUnblockable() != nil {
+				c.takeOver()
+			}
 		}
 		if is.Template == was.Template {
 			return ch, nil
@@ -329,6 +404,67 @@ func (cs *Credentials) Update(ctx context.Context, core tenant.Core, by audit.Ac
 			return change{}, err
 		}
 		return ch, nil
+	})
+}
+
+// PINChangedByHolder notes that a card's holder has changed its PIN, at a time that is not
+// before the last change on record; the PIN expiry flag is set anew. A retired card's is
+// problem.ErrState.
+func (cs *Credentials) PINChangedByHolder(ctx context.Context, core tenant.Core, by audit.Actor, id string, at time.Time) (Credential, error) {
+	return cs.edit(ctx, core, by, id, 0, "credential.pinChanged", func(c *Credential) (change, error) {
+		at := at.UTC().Truncate(time.Second)
+		switch last := c.LastPINChange.At; {
+		case at.After(cs.Now().Add(skew)):
+			return change{}, problem.Invalid("future", "at", "must not be in the future")
+		case at.Before(last):
+			return change{}, problem.Invalid("past", "at", "must not be before the last PIN change on record, %s", last.Format(time.RFC3339))
+		case at.Equal(last) && c.LastPINChange.How == ChangedByHolder:
+			return change{nothing: true}, nil // told twice
+		case c.State == Retired:
+			return change{}, fmt.Errorf("%w: the card is %s", problem.ErrState, c.State)
+		}
+		tmpl, err := cs.Template(ctx, core.Tenant.ID, c.Template)
+		if err != nil {
+			return change{}, err
+		}
+		was := c.State
+		*c = c.PINChanged(PINChange{At: at, How: ChangedByHolder}, tmpl)
+		*c = c.Flag(c.PINExpiresAt, c.Flagged, tmpl, cs.Now())
+		details := map[string]string{"how": string(ChangedByHolder)}
+		if c.State != was {
+			details["from"], details["state"] = string(was), string(c.State)
+		}
+		check := table.Check(table.CardTemplateKey(core.Tenant.ID, tmpl.ID), table.IfVersion(tmpl.Version))
+		return change{details: details, ops: []table.Op{check}}, nil
+	})
+}
+
+// Sighting is what a card has told of itself in a reader.
+type Sighting struct {
+	ATR    []byte
+	Serial string            // "" if it does not tell
+	PIN    card.RetryCounter // of its PIN
+}
+
+// Saw notes what a card has told of itself: its ATR, its serial if none is on record, and
+// whether its PIN is blocked, unless an unblock is under way. What is on record already is
+// not written again; only another state is in the audit log.
+func (cs *Credentials) Saw(ctx context.Context, core tenant.Core, by audit.Actor, id string, s Sighting) (Credential, error) {
+	return cs.edit(ctx, core, by, id, 0, "credential.seen", func(c *Credential) (change, error) {
+		was := *c
+		if len(s.ATR) > 0 {
+			c.ATR = bytes.Clone(s.ATR)
+		}
+		c.Serial = cmp.Or(c.Serial, s.Serial)
+		to := Active
+		if s.PIN.TriesLeft == 0 {
+			to = Blocked
+		}
+		if m, ok := moveOf(c.State, to); ok && m.seen && s.PIN.Known && !c.Leased(cs.Now()) {
+			c.State = to
+			return change{details: map[string]string{"from": string(was.State), "state": string(to)}}, nil
+		}
+		return change{silent: true, nothing: bytes.Equal(c.ATR, was.ATR) && c.Serial == was.Serial}, nil
 	})
 }
 
@@ -393,11 +529,10 @@ func (cs *Credentials) Delete(ctx context.Context, core tenant.Core, by audit.Ac
 		if c.Doubt != "" {
 			details["doubt"] = c.Doubt
 		}
-		again, err := cs.write(ctx, []table.Op{
-			table.Delete(table.CredentialKey(t, id), table.IfVersion(c.Version)),
+		again, err := cs.write(ctx, append(Remove(t, c),
 			cs.Audit.Op(ctx, t, audit.Record{Actor: by, Action: "credential.deleted", Subject: Subject(id), Outcome: audit.Done, Details: details}),
 			use,
-		})
+		))
 		if again {
 			continue
 		} else if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/tabletest"
+	"github.com/pinward/pinward/shared/tenant"
 )
 
 func TestRegister(t *testing.T) {
@@ -27,7 +28,7 @@ func TestRegister(t *testing.T) {
 		Family: "PIV", CardID: strings.ToLower(pivCard), Template: piv.ID, Holder: ada, Label: "Ada's card", PUK: given(pukA), PUKTriesLeft: number(5),
 	}))(t)
 	want := Credential{
-		ID: "piv-" + strings.ToLower(pivCard), Family: "PIV", CardID: pivCard, Template: piv.ID, Holder: ada, Label: "Ada's card",
+		ID: "piv-" + strings.ToLower(pivCard), Family: "PIV", CardID: pivCard, Template: piv.ID, Holder: ada, Label: "Ada's card", State: Registered,
 		Custody: card.Custody{Stage: card.Settled, Current: 1, Claimed: true, Tries: 5, Most: 5}, PUKs: c.PUKs,
 		Lease: Lease{Fence: start.UnixMilli()}, CreatedAt: start, UpdatedAt: start, Version: 1,
 	}
@@ -167,9 +168,9 @@ func TestUpdate(t *testing.T) {
 	c := w.piv()
 	second, gids := w.template("PIV", ""), w.template("GIDS", "")
 	update := func(version int64, decide func(*About)) (Credential, error) {
-		return w.Update(ctx, w.core, admin, c.ID, version, decide)
+		return w.Update(ctx, w.core, admin, tenant.RoleAdmin, c.ID, version, decide)
 	}
-	got := must(update(1, func(a *About) { *a = About{second.ID, bob, "Bob's"} }))(t)
+	got := must(update(1, func(a *About) { a.Template, a.Holder, a.Label = second.ID, bob, "Bob's" }))(t)
 	want := c
 	want.Template, want.Holder, want.Label, want.Version = second.ID, bob, "Bob's", 2
 	if d := cmp.Diff(want, got); d != "" {
@@ -184,20 +185,18 @@ func TestUpdate(t *testing.T) {
 	if _, err := update(1, func(a *About) { a.Label = "" }); !errors.Is(err, problem.ErrConflict) {
 		t.Errorf("a change of version 1: %v", err)
 	}
-	_, err := update(0, func(a *About) { *a = About{gids.ID, "01JNOBODY", "a\nb"} })
+	_, err := update(0, func(a *About) { a.Template, a.Holder, a.Label = gids.ID, "01JNOBODY", "a\nb" })
 	if d := cmp.Diff([]string{"label:length", "template:inconsistent", "holder:unknown"}, objections(err)); d != "" {
 		t.Errorf("all wrong (-want +got): %v\n%s", err, d)
 	}
-	if _, err := w.Update(ctx, w.other, admin, c.ID, 0, func(*About) {}); !errors.Is(err, problem.ErrNotFound) {
+	if _, err := w.Update(ctx, w.other, admin, tenant.RoleAdmin, c.ID, 0, func(*About) {}); !errors.Is(err, problem.ErrNotFound) {
 		t.Errorf("by another tenant: %v", err)
 	}
 
 	// During an unblock it is called something else, but not given to somebody else.
 	leased := must(got.Take("op", w.Now(), time.Minute))(t)
 	w.put(table.UserKey(acme, "01JCAROL"))
-	if err := w.Table.Write(ctx, Put(acme, leased)); err != nil {
-		t.Fatal(err)
-	}
+	w.store(leased)
 	must(update(0, func(a *About) { a.Label = "During" }))(t)
 	for name, decide := range map[string]func(*About){"holder": func(a *About) { a.Holder = ada }, "template": func(a *About) { a.Template = c.Template }} {
 		if _, err := update(0, decide); !errors.Is(err, problem.ErrState) {
@@ -319,7 +318,7 @@ var operations = []struct {
 		return c.Holder == bob && maps.Equal(w.puks(c), map[int]string{1: pukB})
 	}},
 	{"Update", func(ctx context.Context, cs *Credentials, w *world, f fixed) error {
-		_, err := cs.Update(ctx, w.core, admin, f.gids.ID, 0, func(a *About) { *a = About{f.spare.ID, bob, "Bob's"} })
+		_, err := cs.Update(ctx, w.core, admin, tenant.RoleAdmin, f.gids.ID, 0, func(a *About) { a.Template, a.Holder, a.Label = f.spare.ID, bob, "Bob's" })
 		return err
 	}, func(w *world, f fixed) bool {
 		c := w.reread(f.gids)
@@ -330,6 +329,27 @@ var operations = []struct {
 	}, func(w *world, f fixed) bool {
 		_, err := w.Get(w.Context(), acme, f.piv.ID)
 		return errors.Is(err, problem.ErrNotFound)
+	}},
+	{"Move", func(ctx context.Context, cs *Credentials, w *world, f fixed) error {
+		_, err := cs.Update(ctx, w.core, admin, tenant.RoleOperator, f.piv.ID, 0, func(a *About) { a.State, a.Reason, a.Serial = Suspended, "lost", "SN-1" })
+		return err
+	}, func(w *world, f fixed) bool {
+		return slices.Equal(w.found(Filter{State: Suspended}), []string{f.piv.ID}) && slices.Equal(w.found(Filter{Search: "sn-"}), []string{f.piv.ID})
+	}},
+	{"PINChangedByHolder", func(ctx context.Context, cs *Credentials, w *world, f fixed) error {
+		_, err := cs.PINChangedByHolder(ctx, w.core, admin, f.piv.ID, start)
+		return err
+	}, func(w *world, f fixed) bool {
+		return w.reread(f.piv).LastPINChange.How == ChangedByHolder && slices.Equal(w.found(Filter{ExpiringBefore: start.AddDate(0, 0, 91)}), []string{f.piv.ID})
+	}},
+	{"Saw", func(ctx context.Context, cs *Credentials, w *world, f fixed) error {
+		_, err := cs.Update(ctx, w.core, admin, tenant.RoleOperator, f.piv.ID, 0, func(a *About) { a.State = Active })
+		if err == nil {
+			_, err = cs.Saw(ctx, w.core, admin, f.piv.ID, Sighting{ATR: []byte{0x3B, 0x80}, Serial: "42", PIN: card.RetryCounter{Known: true}})
+		}
+		return err
+	}, func(w *world, f fixed) bool {
+		return slices.Equal(w.found(Filter{Search: "42", State: Blocked}), []string{f.piv.ID})
 	}},
 	{"ClaimPUK", func(ctx context.Context, cs *Credentials, w *world, f fixed) error {
 		_, err := cs.ClaimPUK(ctx, w.core, admin, f.piv.ID, Claim{PUK: given(pukB)})
@@ -381,6 +401,7 @@ func TestFaults(t *testing.T) {
 						t.Errorf("call %d of %d, after %v: %v", n, faulty.Calls(), after, err)
 					}
 					w.check()
+					w.indexed()
 					if hit {
 						if err = op.run(t.Context(), w.Credentials, w, f); err != nil && !named(err) {
 							t.Errorf("once more, after call %d, after %v: %v", n, after, err)
@@ -423,11 +444,11 @@ func TestAlwaysOvertaken(t *testing.T) {
 	turns := 0
 	cs.Table = overtaking{w.Table, func() {
 		turns++
-		must(w.Update(t.Context(), w.core, admin, c.ID, 0, func(a *About) { a.Label = fmt.Sprint("Turn ", turns) }))(t)
+		must(w.Update(t.Context(), w.core, admin, tenant.RoleAdmin, c.ID, 0, func(a *About) { a.Label = fmt.Sprint("Turn ", turns) }))(t)
 	}}
 	for name, run := range map[string]func() error{
 		"Update": func() error {
-			_, err := cs.Update(t.Context(), w.core, admin, c.ID, 0, func(a *About) { a.Holder = bob })
+			_, err := cs.Update(t.Context(), w.core, admin, tenant.RoleAdmin, c.ID, 0, func(a *About) { a.Holder = bob })
 			return err
 		},
 		"Delete": func() error { return cs.Delete(t.Context(), w.core, admin, c.ID, 0, true) },
@@ -489,7 +510,7 @@ func TestOvertakenOnce(t *testing.T) {
 			return err
 		}, "holder:unknown"},
 		{"a card is given to somebody who goes", gone(table.UserKey(acme, bob)), func(cs *Credentials, w *world, f fixed) error {
-			_, err := cs.Update(w.Context(), w.core, admin, f.piv.ID, 0, func(a *About) { a.Holder = bob })
+			_, err := cs.Update(w.Context(), w.core, admin, tenant.RoleAdmin, f.piv.ID, 0, func(a *About) { a.Holder = bob })
 			return err
 		}, "holder:unknown"},
 		{"a template is made as its messaging goes", gone(table.MessagingKey(acme, messaging)), func(cs *Credentials, w *world, f fixed) error {
@@ -498,13 +519,15 @@ func TestOvertakenOnce(t *testing.T) {
 		}, "messaging:unknown"},
 		{"a card is deleted as an unblock begins", func(w *world, f fixed) error {
 			leased := must(f.piv.Take("op", w.Now(), time.Minute))(w)
-			return w.Table.Write(w.Context(), Put(acme, leased))
+			w.store(leased)
+			return nil
 		}, func(cs *Credentials, w *world, f fixed) error {
 			return cs.Delete(w.Context(), w.core, admin, f.piv.ID, 0, true)
 		}, ""},
 		{"a PUK is claimed as an unblock begins", func(w *world, f fixed) error {
 			leased := must(f.piv.Take("op", w.Now(), time.Minute))(w)
-			return w.Table.Write(w.Context(), Put(acme, leased))
+			w.store(leased)
+			return nil
 		}, func(cs *Credentials, w *world, f fixed) error {
 			_, err := cs.ClaimPUK(w.Context(), w.core, admin, f.piv.ID, Claim{PUK: given(pukB)})
 			return err

@@ -20,6 +20,7 @@ import (
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table/bolt"
+	"github.com/pinward/pinward/shared/tenant"
 )
 
 // with stores the card with pukA and pukB in slots 1 and 2, as far as custody names them.
@@ -271,7 +272,7 @@ func TestNoSecretIsStored(t *testing.T) {
 	master := w.template("GIDS", masterHex)
 	gids := must(w.Register(ctx, w.core, admin, New{Family: "GIDS", CardID: gidsCard, Template: master.ID}))(t)
 	derived := must(gids.AdminKeyOf(w.core.Keys, acme, master))(t)
-	must(w.Update(ctx, w.core, admin, gids.ID, 0, func(a *About) { a.Template = w.template("GIDS", "").ID }))(t)
+	must(w.Update(ctx, w.core, admin, tenant.RoleAdmin, gids.ID, 0, func(a *About) { a.Template = w.template("GIDS", "").ID }))(t)
 	must(w.SetAdminKey(ctx, w.core, admin, gids.ID, secret.New(keyHex), true))(t)
 	for _, bad := range []string{"5028173", "502817369"} {
 		if _, err := w.ClaimPUK(ctx, w.core, admin, c.ID, Claim{PUK: given(bad)}); err == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
+	"github.com/pinward/pinward/shared/tenant"
 )
 
 func TestTemplates(t *testing.T) {
@@ -91,6 +92,22 @@ func TestBadTemplates(t *testing.T) {
 		{"messaging without end", "PIV", func(x *Template) { x.Messaging = strings.Repeat("x", 3000) }, "", []string{"messaging:unknown"}},
 		{"negative days", "PIV", func(x *Template) { x.PINValidDays = -1 }, "", []string{"pinValidDays:range"}},
 		{"a century", "PIV", func(x *Template) { x.PINValidDays = 36500 }, "", []string{"pinValidDays:range"}},
+		{"offline by a mailed code", "PIV", func(x *Template) { x.Proofs = map[Channel]Proof{SelfServiceOffline: MailedCode, "pigeon": Statement} }, "", []string{"proofs.pigeon:unknown", "proofs.selfServiceOffline:unknown"}},
+		{"logon screen without mail", "PIV", func(x *Template) { x.Channels = []Channel{LogonScreen} }, "", []string{"messaging:missing"}},
+		{"a limit of none", "PIV", func(x *Template) { x.Limit = Limit{0, 7} }, "", []string{"limit:range"}},
+		{"a limit for ever", "PIV", func(x *Template) { x.Limit = Limit{5, 367} }, "", []string{"limit:range"}},
+		{"reminders without mail", "PIV", func(x *Template) { x.Reminders = []Reminder{{DaysBefore: 5}} }, "", []string{"reminders.0.messaging:missing"}},
+		{"reminders on days that cannot be", "PIV", func(x *Template) {
+			x.Messaging, x.Reminders = messaging, []Reminder{{DaysBefore: 0}, {DaysBefore: 366}, {DaysBefore: 90}, {DaysBefore: 89}, {DaysBefore: 89}}
+		}, "", []string{"reminders.0.daysBefore:range", "reminders.1.daysBefore:range", "reminders.2.daysBefore:range", "reminders.4.daysBefore:repeated"}},
+		{"too many reminders", "PIV", func(x *Template) {
+			x.Messaging = messaging
+			for d := range 11 {
+				x.Reminders = append(x.Reminders, Reminder{DaysBefore: d + 1})
+			}
+		}, "", []string{"reminders:count"}},
+		{"operators without an address", "PIV", func(x *Template) { x.Messaging, x.OperatorMail = messaging, "Help <desk@acme.example>" }, "", []string{"operatorMail:form"}},
+		{"operators without mail", "PIV", func(x *Template) { x.OperatorMail = "desk@acme.example" }, "", []string{"messaging:missing"}},
 		{"master key for PUKs", "PIV", func(*Template) {}, masterHex, []string{"masterKey:inconsistent"}},
 		{"master key not in hex", "GIDS", func(*Template) {}, "x" + masterHex[1:], []string{"masterKey:malformed"}},
 		{"half a byte of master key", "GIDS", func(*Template) {}, masterHex[1:], []string{"masterKey:malformed"}},
@@ -157,7 +174,7 @@ func TestTemplateInUse(t *testing.T) {
 		t.Error("the card's admin key is another one after the template was changed")
 	}
 
-	moved := must(w.Update(ctx, w.core, admin, c.ID, 0, func(x *About) { x.Template = spare.ID }))(t)
+	moved := must(w.Update(ctx, w.core, admin, tenant.RoleAdmin, c.ID, 0, func(x *About) { x.Template = spare.ID }))(t)
 	if got := must(moved.AdminKeyOf(w.core.Keys, acme, spare))(t); !got.Equal(key) {
 		t.Error("the card's admin key is another one after the credential got another template")
 	}

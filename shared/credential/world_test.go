@@ -152,7 +152,9 @@ func (w *world) reread(c Credential) Credential {
 // store stores a credential that a test has changed.
 func (w *world) store(c Credential) Credential {
 	w.Helper()
-	if err := w.Table.Write(w.Context(), Put(acme, c)); err != nil {
+	was := w.reread(c)
+	was.Version = c.Version
+	if err := w.Table.Write(w.Context(), Put(acme, was, c)...); err != nil {
 		w.Fatal(err)
 	}
 	return w.reread(c)

@@ -1,6 +1,7 @@
 package mail
 
 import (
+	"strconv"
 	"strings"
 
 	"golang.org/x/text/language"
@@ -16,6 +17,10 @@ const (
 	PINExpiry   TemplateKind = PINExpiryID   // a PIN is about to expire
 	UnblockCode TemplateKind = UnblockCodeID // the one-time code for unblocking a card
 	PINReset    TemplateKind = PINResetID    // a card has got a new PIN
+
+	CardPINExpiry  TemplateKind = CardPINExpiryID  // a card's PIN is about to expire
+	CardPINExpired TemplateKind = CardPINExpiredID // it has; to its holder, or to operators
+	OfflineAnswer  TemplateKind = OfflineAnswerID  // a code that unblocks a card without a connection was given out
 )
 
 // codeVariable is the one variable that is a secret. Mails that have it are for telling
@@ -30,6 +35,9 @@ var kinds = []struct {
 	{PINExpiry, []string{"pinExpiration", "username", "customer-name"}},
 	{UnblockCode, []string{codeVariable, "username", "customer-name", "card", "expires", "place"}},
 	{PINReset, []string{"username", "customer-name", "card", "time", "by", "place"}},
+	{CardPINExpiry, []string{"pinExpiration", "days", "username", "customer-name", "card"}},
+	{CardPINExpired, []string{"pinExpiration", "username", "customer-name", "card"}},
+	{OfflineAnswer, []string{"username", "customer-name", "card", "time", "by"}},
 }
 
 // TemplateKinds lists them all.
@@ -52,7 +60,7 @@ func (k TemplateKind) Variables() []string {
 	return nil
 }
 
-// Values are what one mail says: PINExpiryValues, UnblockCodeValues or PINResetValues.
+// Values are what one mail says: the type named as the kind, such as PINExpiryValues.
 type Values interface {
 	kind() TemplateKind
 	variables() map[string]string
@@ -122,6 +130,67 @@ func (v PINResetValues) variables() map[string]string {
 		"time":          v.Time,
 		"by":            v.By,
 		"place":         v.Place,
+	}
+}
+
+// CardPINExpiryValues are for templates of kind CardPINExpiry.
+type CardPINExpiryValues struct {
+	PINExpiration string // when the PIN expires, from FormatTime
+	Days          int    // until then, begun ones
+	Username      string // the holder's
+	CustomerName  string // the tenant's display name
+	Card          string // its label, or its kind and the last 4 characters of its id
+}
+
+func (CardPINExpiryValues) kind() TemplateKind { return CardPINExpiry }
+
+func (v CardPINExpiryValues) variables() map[string]string {
+	return map[string]string{
+		"pinExpiration": v.PINExpiration,
+		"days":          strconv.Itoa(v.Days),
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"card":          v.Card,
+	}
+}
+
+// CardPINExpiredValues are for templates of kind CardPINExpired.
+type CardPINExpiredValues struct {
+	PINExpiration string // when the PIN expired, from FormatTime
+	Username      string // the holder's, or "–" if nobody is known to hold it
+	CustomerName  string // the tenant's display name
+	Card          string // its label, or its kind and the last 4 characters of its id
+}
+
+func (CardPINExpiredValues) kind() TemplateKind { return CardPINExpired }
+
+func (v CardPINExpiredValues) variables() map[string]string {
+	return map[string]string{
+		"pinExpiration": v.PINExpiration,
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"card":          v.Card,
+	}
+}
+
+// OfflineAnswerValues are for templates of kind OfflineAnswer.
+type OfflineAnswerValues struct {
+	Username     string // the holder's
+	CustomerName string // the tenant's display name
+	Card         string // its label, or its kind and the last 4 characters of its id
+	Time         string // when the code was given out, from FormatTime
+	By           string // an operator's name
+}
+
+func (OfflineAnswerValues) kind() TemplateKind { return OfflineAnswer }
+
+func (v OfflineAnswerValues) variables() map[string]string {
+	return map[string]string{
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"card":          v.Card,
+		"time":          v.Time,
+		"by":            v.By,
 	}
 }
 

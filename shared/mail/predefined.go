@@ -8,6 +8,10 @@ const (
 	PINExpiryID   = "pin-expiry"
 	UnblockCodeID = "unblock-code"
 	PINResetID    = "pin-reset"
+
+	CardPINExpiryID  = "card-pin-expiry"
+	CardPINExpiredID = "card-pin-expired"
+	OfflineAnswerID  = "offline-answer"
 )
 
 // predefinedTexts are named <kind>.<language>.txt and .html.
@@ -29,6 +33,18 @@ var predefinedTitles = map[TemplateKind]map[string]title{
 	PINReset: {
 		"en": {"PIN reset", "The PIN of your card for {{customer-name}} was reset"},
 		"de": {"PIN zurückgesetzt", "Die PIN Ihrer Karte für {{customer-name}} wurde zurückgesetzt"},
+	},
+	CardPINExpiry: {
+		"en": {"Card PIN expiry", "The PIN of your card for {{customer-name}} expires on {{pinExpiration}}"},
+		"de": {"Ablauf einer Karten-PIN", "Die PIN Ihrer Karte für {{customer-name}} läuft am {{pinExpiration}} ab"},
+	},
+	CardPINExpired: {
+		"en": {"Card PIN expired", "The PIN of the card {{card}} for {{customer-name}} has expired"},
+		"de": {"Karten-PIN abgelaufen", "Die PIN der Karte {{card}} für {{customer-name}} ist abgelaufen"},
+	},
+	OfflineAnswer: {
+		"en": {"Offline unblock code", "An unblock code was given out for your card for {{customer-name}}"},
+		"de": {"Entsperrcode am Telefon", "Für Ihre Karte für {{customer-name}} wurde ein Entsperrcode ausgegeben"},
 	},
 }
 

@@ -158,6 +158,10 @@ var examples = map[TemplateKind]Values{
 	PINExpiry:   PINExpiryValues{"SOON", "ada", "Acme & Söhne"},
 	UnblockCode: UnblockCodeValues{secret.New("739158"), "ada", "Acme & Söhne", "PIV 4F2A", "SOON", "Kiosk <1>"},
 	PINReset:    PINResetValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace", "Kiosk <1>"},
+
+	CardPINExpiry:  CardPINExpiryValues{"SOON", 7, "ada", "Acme & Söhne", "PIV 4F2A"},
+	CardPINExpired: CardPINExpiredValues{"TODAY", "ada", "Acme & Söhne", "PIV 4F2A"},
+	OfflineAnswer:  OfflineAnswerValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace"},
 }
 
 // Each variable of a kind has a value, and a template takes those of its kind only.
@@ -168,6 +172,10 @@ func TestRenderKinds(t *testing.T) {
 			PINExpiry:   "pinExpiration|username|customer-name|SOON, ada, Acme & Söhne",
 			UnblockCode: "code|username|customer-name|card|expires|place|739 158, ada, Acme & Söhne, PIV 4F2A, SOON, Kiosk <1>",
 			PINReset:    "username|customer-name|card|time|by|place|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace, Kiosk <1>",
+
+			CardPINExpiry:  "pinExpiration|days|username|customer-name|card|SOON, 7, ada, Acme & Söhne, PIV 4F2A",
+			CardPINExpired: "pinExpiration|username|customer-name|card|TODAY, ada, Acme & Söhne, PIV 4F2A",
+			OfflineAnswer:  "username|customer-name|card|time|by|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace",
 		}[kind]
 		if m, err := Render(tmpl, examples[kind]); err != nil || m.Text != want {
 			t.Errorf("%s: %q, %v; want %q", kind, m.Text, err, want)
@@ -251,6 +259,14 @@ func TestPredefined(t *testing.T) {
 		PINReset: {
 			"en": {"PIV 4F2A", "TODAY", "Grace", "Kiosk", "was reset", "call your help desk at once", "not in this mail"},
 			"de": {"PIV 4F2A", "TODAY", "Grace", "Kiosk", "wurde zurückgesetzt", "rufen Sie sofort Ihren Helpdesk an", "enthält Ihre PIN nicht"},
+		},
+		CardPINExpiry: {
+			"en": {"PIV 4F2A", "SOON", "7", "Change it before then", "ask your help desk", "not in this mail"},
+			"de": {"PIV 4F2A", "SOON", "7", "Ändern Sie sie vorher", "fragen Sie Ihren Helpdesk", "enthält Ihre PIN nicht"},
+		},
+		CardPINExpired: {
+			"en": {"PIV 4F2A", "TODAY", "ada", "has expired", "The card goes on working", "not in this mail"},
+			"de": {"PIV 4F2A", "TODAY", "ada", "ist abgelaufen", "Die Karte funktioniert weiter", "enthält die PIN nicht"},
 		},
 	}
 	for _, kind := range TemplateKinds() {

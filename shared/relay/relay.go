@@ -5,8 +5,8 @@
 //
 // A bridge connects with a Token, says Hello and is told Welcome, or Goodbye with the
 // reason. Then it reports its readers and cards at every change. The cloud sends scripts
-// (Run), the first of them to find out what card it is; the bridge sends each Result
-// until it is told Ack. With the session of a person at the bridge there are also Start,
+// (Run), the first of them to find out what card it is, and then what is Known of it; the
+// bridge sends each Result until it is told Ack, and so what it has done Offline. With the session of a person at the bridge there are also Start,
 // Prove, Ready, Cancel and Look, each of which is answered by an Operation or a Problem
 // with its Ref.
 package relay
@@ -44,6 +44,7 @@ type Message struct {
 	Hello   *Hello   `json:"hello,omitempty"`
 	Readers *Readers `json:"readers,omitempty"`
 	Result  *Result  `json:"result,omitempty"`
+	Offline *Offline `json:"offline,omitempty"`
 	Ping    *Ping    `json:"ping,omitempty"`
 	Start   *Start   `json:"start,omitempty"`
 	Prove   *Prove   `json:"prove,omitempty"`
@@ -56,6 +57,7 @@ type Message struct {
 	Goodbye   *Goodbye   `json:"goodbye,omitempty"`
 	Pong      *Pong      `json:"pong,omitempty"`
 	Run       *Run       `json:"run,omitempty"`
+	Known     *Known     `json:"known,omitempty"`
 	Ack       *Ack       `json:"ack,omitempty"`
 	Operation *Operation `json:"operation,omitempty"`
 	Problem   *Problem   `json:"problem,omitempty"`
@@ -131,6 +133,8 @@ type Start struct {
 	Ref       string `json:"ref"` // names the request in its answer
 	Reader    string `json:"reader"`
 	Insertion string `json:"insertion"`
+	// LogonScreen: the person is at a locked screen or a login.
+	LogonScreen bool `json:"logonScreen,omitempty"`
 }
 
 // Prove gives the code that was mailed to the holder.
@@ -173,6 +177,9 @@ type Welcome struct {
 	Organisation     string    `json:"organisation"`
 	KeepAliveSeconds int       `json:"keepAliveSeconds"` // how often to Ping
 	ReconnectSeconds int       `json:"reconnectSeconds"` // when to connect anew, between two scripts
+	// Offline is the tenant's offline public key of 32 bytes; see shared/offline. A bridge
+	// that was enrolled before there was one learns it here.
+	Offline Hex `json:"offline,omitempty"`
 }
 
 // Goodbye says why the connection is about to be closed.
@@ -250,6 +257,40 @@ func (r Run) String() string {
 	}
 	return s
 }
+
+// Known tells what a bridge keeps of a card for when it has no connection. It is sent
+// whenever a card was identified that has a credential.
+type Known struct {
+	Credential string `json:"credential"`
+	// Policy is what a new PIN must meet.
+	Policy *pin.Policy `json:"policy"`
+	// Offline: the card may be unblocked here by challenge and response; LogonScreen: so
+	// too at a locked screen or a login.
+	Offline     bool `json:"offline,omitempty"`
+	LogonScreen bool `json:"logonScreen,omitempty"`
+}
+
+// Offline is what came of an unblock that a bridge has done by itself, with an answer that
+// was read out to the person. It is sent until it is acknowledged, as part 1 of ID.
+type Offline struct {
+	ID         string    `json:"id"` // 1 to 64 letters, digits, '-' and '_'
+	Credential string    `json:"credential"`
+	At         time.Time `json:"at"` // by the bridge's clock
+	PIN        Done      `json:"pin"`
+	// PUK: the card's PUK was presented, and TriesLeft are those left, if it was wrong.
+	PUK       bool `json:"puk,omitempty"`
+	TriesLeft *int `json:"triesLeft,omitempty"`
+}
+
+// Done says whether something was done.
+type Done string
+
+// The answers.
+const (
+	Yes     Done = "yes"
+	No      Done = "no"
+	Unknown Done = "unknown" // it was begun, and how it ended is not known
+)
 
 // Ack says that a result has been noted: the bridge may forget it.
 type Ack struct {
@@ -410,6 +451,11 @@ func (m Message) validate() error {
 			vs.Add("length", field, "must have 1 to 200 bytes")
 		}
 	}
+	credential := func(field, value string) {
+		if value == "" || len(value) > 100 {
+			vs.Add("length", field, "must have 1 to 100 bytes")
+		}
+	}
 	switch {
 	case m.Hello != nil:
 		if m.Hello.Session != Service && m.Hello.Session != Terminal {
@@ -466,6 +512,22 @@ func (m Message) validate() error {
 		}
 		if m.Run.Policy != nil {
 			vs.Under("run.policy", m.Run.Policy.Validate())
+		}
+	case m.Known != nil:
+		if m.Known.Policy == nil {
+			vs.Add("missing", "known.policy", "is missing")
+		} else {
+			vs.Under("known.policy", m.Known.Policy.Validate())
+		}
+		credential("known.credential", m.Known.Credential)
+	case m.Offline != nil:
+		named("offline.id", m.Offline.ID)
+		credential("offline.credential", m.Offline.Credential)
+		if m.Offline.PIN != Yes && m.Offline.PIN != No && m.Offline.PIN != Unknown {
+			vs.Add("unknown", "offline.pin", "must be %s, %s or %s", Yes, No, Unknown)
+		}
+		if n := m.Offline.TriesLeft; n != nil && (*n < 0 || *n > 15) {
+			vs.Add("range", "offline.triesLeft", "must be 0 to 15")
 		}
 	case m.Ack != nil:
 		named("ack.operation", m.Ack.Operation)

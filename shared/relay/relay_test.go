@@ -77,6 +77,10 @@ var messages = map[string]relay.Message{
 	"cancel":             {Cancel: &relay.Cancel{Ref: "r4", Operation: "op"}},
 	"look":               {Look: &relay.Look{Ref: "r5", Operation: "op"}},
 	"welcome":            {Welcome: &relay.Welcome{Time: at, Organisation: "Acme", KeepAliveSeconds: 300, ReconnectSeconds: 6600}},
+	"welcome-offline":    {Welcome: &relay.Welcome{Time: at, Organisation: "Acme", KeepAliveSeconds: 300, ReconnectSeconds: 6600, Offline: bytes.Repeat([]byte{9}, 32)}},
+	"known":              {Known: &relay.Known{Credential: "piv-00", Policy: policy(), Offline: true}},
+	"offline":            {Offline: &relay.Offline{ID: "0a1b", Credential: "piv-00", At: at, PIN: relay.Yes, PUK: true}},
+	"offline-wrong":      {Offline: &relay.Offline{ID: "0a1c", Credential: "piv-00", At: at, PIN: relay.No, PUK: true, TriesLeft: new(int)}},
 	"goodbye":            {Goodbye: &relay.Goodbye{Code: relay.Update, Reason: "Version 1.0.0 is too old: install 1.1.0 or newer."}},
 	"pong":               {Pong: &relay.Pong{}},
 	"run-identify": {Run: &relay.Run{Reader: "ACS ACR39U 00 00", Insertion: "9f86d081884c7d65-4", Script: apdu.Script{

@@ -33,6 +33,8 @@ type Enrolled struct {
 	Name         string `json:"name"` // that the administrator gave it
 	Organisation string `json:"organisation"`
 	Relay        string `json:"relay"` // the WebSocket's URL, wss://...
+	// Offline is the tenant's offline public key of 32 bytes; see shared/offline.
+	Offline Hex `json:"offline,omitempty"`
 }
 
 // TokenLife is how long a token is good for. It is used once, to connect.

@@ -28,15 +28,33 @@ package table
 //	template uses   | t/<tenant>/uses/<template>   | <shard>            |                                               | how many credentials have a card template
 //	credential      | t/<tenant>/credential/<id>   | credential         | list: t/<tenant>/credentials/<shard>, <id>    | by card (the id is the card's); list
 //	                |                              |                    | history: t/<tenant>/held/<user>, <id>         | somebody's cards
+//	                |                              |                    | due, with a flag: due/card/<shard>,           | what the sweep has to announce
+//	                |                              |                    |      <time>/<tenant>/<id>                     |
+//	                |                              |                    | due, without: t/<tenant>/unflagged/           | cards of a template without a PIN expiry flag
+//	                |                              |                    |      <template>/<shard>, <id>                 |
+//	its pointers    | t/<tenant>/filed/<state>/<s> | <template>/<id>    |                                               | cards of a state, a template, or both
+//	                | t/<tenant>/expiring/<shard>  | <time>/<id>        |                                               | cards whose PIN has expired, or will by a time
+//	                | t/<tenant>/cardwords/<shard> | <word>^A<id>       |                                               | cards by the beginning of label or serial
 //	unblock         | t/<tenant>/unblock/<ulid>    | unblock            | list: t/<tenant>/unblocks/<shard>, <ulid>     | get; list, newest first
 //	                |                              |                    | history: t/<tenant>/unblocked/<credential>, . | a card's unblocks
 //	                |                              |                    | due: due/unblock/<shard>, <time>/<tenant>/<id>| what the sweep has to conclude or announce
+//
+//	job             | t/<tenant>/job/<ulid>        | job                | list: t/<tenant>/jobs/<kind>/<shard>, <ulid>  | an import or a sanity check's run; list
+//	                |                              |                    | due: due/job/<shard>, <time>/<tenant>/<ulid>  | jobs that the sweep has to go on with
+//	its parts       | t/<tenant>/job/<ulid>        | part/<n>           |                                               | what it has done, in order
+//	their chunks    | t/<tenant>/job/<ulid>        | chunk/<part>/<n>   |                                               | what came of an import's part, row by row
+//	import key      | t/<tenant>                   | importKey          |                                               | the key that secrets in imports are encrypted to
+//	offline key     | t/<tenant>                   | offlineKey         |                                               | the key that bridges share a secret with
+//	offline answer  | t/<tenant>/offline/<ulid>    | answer             | history: t/<tenant>/answered/<credential>, .  | get; a card's
+//	                |                              |                    | due: due/offline/<shard>, <time>/<tenant>/<id>| what the sweep has to announce
+//	answers lately  | t/<tenant>/answers/<who>     | answers            |                                               | how many for a card, or by a key
 //
 // Things of the installation itself live under the tenant Platform.
 
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -60,7 +78,7 @@ type Index string
 // The indexes. Partition and sort key of each are strings and it projects all
 // attributes.
 const (
-	IndexDue     Index = "due"     // what the sweep has to do, by time
+	IndexDue     Index = "due"     // what the sweep has to do, by time; of a tenant, what lacks a time
 	IndexList    Index = "list"    // things of a tenant in the order people read them
 	IndexHistory Index = "history" // audit records by subject
 )
@@ -77,6 +95,8 @@ const (
 	CountShards  = 16
 
 	UnblockDueShards = 4
+	JobDueShards     = 4
+	OfflineDueShards = 4
 )
 
 // Key names an item.
@@ -119,7 +139,7 @@ func (k Key) String() string {
 	parts := strings.Split(k.partition, "/")
 	if len(parts) > 3 {
 		switch parts[2] {
-		case "username", "external", "lookup", "attempts", "idem":
+		case "username", "external", "lookup", "attempts", "idem", "cardwords":
 			return strings.Join(parts[:3], "/")
 		}
 	}
@@ -484,6 +504,135 @@ func CredentialsHeld(t TenantID, user string) Range {
 	return Range{index: IndexHistory, partition: t.partition("held", user)}
 }
 
+// CredentialsByCard are the shards of the list of credentials whose ids start with
+// idPrefix.
+func CredentialsByCard(t TenantID, idPrefix string) []Range {
+	rs := t.shards("credentials")
+	for i := range rs {
+		rs[i].from, rs[i].to = idPrefix, after(idPrefix)
+	}
+	return rs
+}
+
+// CredentialDue is when the sweep has to look at a credential next.
+func CredentialDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{credentialDue(Shard(id, DueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// CredentialsDueBefore are the credentials due at the given time or before in a shard,
+// oldest first.
+func CredentialsDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: credentialDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func credentialDue(shard int) string { return fmt.Sprintf("due/card/%02d", shard) }
+
+// CredentialUnflagged files a credential without a PIN expiry flag under its template.
+func CredentialUnflagged(t TenantID, template, id string) IndexKey {
+	return IndexKey{IndexDue, Key{t.partition("unflagged", template, fmt.Sprint(Shard(id, ListShards))), id}}
+}
+
+// CredentialsUnflagged are the shards of the credentials of a template without a PIN
+// expiry flag, by id.
+func CredentialsUnflagged(t TenantID, template string) []Range {
+	rs := t.shards("unflagged", template)
+	for i := range rs {
+		rs[i].index = IndexDue
+	}
+	return rs
+}
+
+// CredentialFiledKey points to a credential by its state and template.
+func CredentialFiledKey(t TenantID, state, template, id string) Key {
+	return Key{t.partition("filed", state, fmt.Sprint(Shard(id, ListShards))), escape(template) + "/" + id}
+}
+
+// CredentialsFiled are the shards of the pointers to credentials in a state, of a template
+// or, if it is "", of all, by template and id.
+func CredentialsFiled(t TenantID, state, template string) []Range {
+	rs := t.shards("filed", state)
+	for i := range rs {
+		if rs[i].index = ""; template != "" {
+			rs[i] = prefix(rs[i].partition, escape(template)+"/")
+		}
+	}
+	return rs
+}
+
+// CredentialExpiryKey points to a credential by when its PIN expires.
+func CredentialExpiryKey(t TenantID, at time.Time, id string) Key {
+	return Key{t.partition("expiring", fmt.Sprint(Shard(id, ListShards))), timeSort(at) + "/" + id}
+}
+
+// CredentialsExpiring are the shards of the pointers to credentials whose PIN expires at
+// from or later, and before to, by that time. A zero from is the beginning.
+func CredentialsExpiring(t TenantID, from, to time.Time) []Range {
+	rs := t.shards("expiring")
+	for i := range rs {
+		rs[i].index, rs[i].to = "", timeSort(to)
+		if !from.IsZero() {
+			rs[i].from = timeSort(from)
+		}
+	}
+	return rs
+}
+
+// CredentialWordKey points to a credential by a word that people search it by. word is
+// folded.
+func CredentialWordKey(t TenantID, word, id string) Key {
+	return Key{t.partition("cardwords", fmt.Sprint(Shard(id, ListShards))), escape(word) + separator + id}
+}
+
+// CredentialsWithWord are the shards of the pointers to credentials with a word that starts
+// with wordPrefix, by word.
+func CredentialsWithWord(t TenantID, wordPrefix string) []Range {
+	rs := t.shards("cardwords")
+	for i := range rs {
+		rs[i] = prefix(rs[i].partition, escape(wordPrefix))
+	}
+	return rs
+}
+
+// JobKey is a job that goes on in the background. Its id is a ULID, or "sanity", which is
+// the lock that lets a tenant have one sanity check run at a time.
+func JobKey(t TenantID, id string) Key { return Key{t.partition("job", id), "job"} }
+
+// JobListed is a job's place in the list of those of its kind, by time.
+func JobListed(t TenantID, kind, id string) IndexKey {
+	return IndexKey{IndexList, Key{t.partition("jobs", kind, fmt.Sprint(Shard(id, ListShards))), id}}
+}
+
+// Jobs are the shards of the list of jobs of a kind, oldest first.
+func Jobs(t TenantID, kind string) []Range { return t.shards("jobs", kind) }
+
+// JobPartKey is the n-th part of what a job has done.
+func JobPartKey(t TenantID, id string, n int) Key {
+	return Key{t.partition("job", id), fmt.Sprintf("part/%08d", n)}
+}
+
+// JobParts are the parts of what a job has done, in order.
+func JobParts(t TenantID, id string) Range { return prefix(t.partition("job", id), "part/") }
+
+// JobDue is when the sweep has to go on with a job.
+func JobDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{jobDue(Shard(id, JobDueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// JobsDueBefore are the jobs due at the given time or before in a shard, oldest first.
+func JobsDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: jobDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func jobDue(shard int) string { return fmt.Sprintf("due/job/%d", shard) }
+
+// JobChunkKey is the n-th chunk of what is kept of a part.
+func JobChunkKey(t TenantID, id string, part, n int) Key {
+	return Key{t.partition("job", id), fmt.Sprintf("chunk/%08d/%04d", part, n)}
+}
+
+// ImportKeyKey is the tenant's import key.
+func ImportKeyKey(t TenantID) Key { return Key{t.partition(), "importKey"} }
+
 // UnblockKey is an unblock operation. Its id is a ULID.
 func UnblockKey(t TenantID, id string) Key { return Key{t.partition("unblock", id), "unblock"} }
 
@@ -518,15 +667,49 @@ func UnblocksDueBefore(shard int, at time.Time) Range {
 
 func unblockDue(shard int) string { return fmt.Sprintf("due/unblock/%d", shard) }
 
+// OfflineKeyKey is the tenant's offline key.
+func OfflineKeyKey(t TenantID) Key { return Key{t.partition(), "offlineKey"} }
+
+// OfflineAnswerKey is an answer given to a challenge. Its id is a ULID.
+func OfflineAnswerKey(t TenantID, id string) Key { return Key{t.partition("offline", id), "answer"} }
+
+// OfflineAnswerOf files an answer under its credential.
+func OfflineAnswerOf(t TenantID, credential, id string) IndexKey {
+	return IndexKey{IndexHistory, Key{t.partition("answered", credential), id}}
+}
+
+// OfflineAnswersOf are the answers for a credential, oldest first.
+func OfflineAnswersOf(t TenantID, credential string) Range {
+	return Range{index: IndexHistory, partition: t.partition("answered", credential)}
+}
+
+// OfflineAnswerDue is when the sweep has to look at an answer next.
+func OfflineAnswerDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{offlineDue(Shard(id, OfflineDueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// OfflineAnswersDueBefore are the answers due at the given time or before in a shard,
+// oldest first.
+func OfflineAnswersDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: offlineDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func offlineDue(shard int) string { return fmt.Sprintf("due/offline/%d", shard) }
+
+// OfflineAnswersKey counts the answers given lately for a card, or by a key.
+func OfflineAnswersKey(t TenantID, who string) Key {
+	return Key{t.partition("answers", who), "answers"}
+}
+
 func (t TenantID) sharded(what, id string) string {
 	return t.partition(what, fmt.Sprint(Shard(id, ListShards)))
 }
 
 // shards are those of a list of things in the order of their ids.
-func (t TenantID) shards(what string) []Range {
+func (t TenantID) shards(what ...string) []Range {
 	rs := make([]Range, ListShards)
 	for i := range rs {
-		rs[i] = Range{index: IndexList, partition: t.partition(what, fmt.Sprint(i))}
+		rs[i] = Range{index: IndexList, partition: t.partition(append(slices.Clone(what), fmt.Sprint(i))...)}
 	}
 	return rs
 }

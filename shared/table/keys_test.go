@@ -72,6 +72,24 @@ func TestKeys(t *testing.T) {
 	ranges("credentials", table.Credentials(acme)[0])
 	index("credential held", table.CredentialHeld(acme, "U", "piv-00"))
 	ranges("credentials held", table.CredentialsHeld(acme, "U"))
+	ranges("credentials by card", table.CredentialsByCard(acme, "piv-00")[1])
+	index("credential due", table.CredentialDue(acme, "piv-00", at))
+	ranges("credentials due", table.CredentialsDueBefore(3, at))
+	index("credential unflagged", table.CredentialUnflagged(acme, "T", "piv-00"))
+	ranges("credentials unflagged", table.CredentialsUnflagged(acme, "T")[1])
+	key("credential filed", table.CredentialFiledKey(acme, "active", "T", "piv-00"))
+	ranges("credentials filed", table.CredentialsFiled(acme, "active", "T")[1], table.CredentialsFiled(acme, "active", "")[1])
+	key("credential expiring", table.CredentialExpiryKey(acme, at, "piv-00"))
+	ranges("credentials expiring", table.CredentialsExpiring(acme, at, at.Add(time.Hour))[1], table.CredentialsExpiring(acme, time.Time{}, at)[1])
+	key("credential word", table.CredentialWordKey(acme, "ada's card", "piv-00"))
+	ranges("credentials with word", table.CredentialsWithWord(acme, "ad")[1])
+	key("job", table.JobKey(acme, "01A"))
+	index("job listed", table.JobListed(acme, "import", "01A"))
+	ranges("jobs", table.Jobs(acme, "import")[1])
+	key("job part", table.JobPartKey(acme, "01A", 12))
+	ranges("job parts", table.JobParts(acme, "01A"))
+	index("job due", table.JobDue(acme, "01A", at))
+	ranges("jobs due", table.JobsDueBefore(3, at))
 	key("unblock", table.UnblockKey(acme, "01A"))
 	index("unblock listed", table.UnblockListed(acme, "01A"))
 	ranges("unblocks", table.Unblocks(acme)[0])
@@ -79,6 +97,15 @@ func TestKeys(t *testing.T) {
 	ranges("unblocks of", table.UnblocksOf(acme, "piv-00"))
 	index("unblock due", table.UnblockDue(acme, "01A", at))
 	ranges("unblocks due", table.UnblocksDueBefore(3, at))
+	key("job chunk", table.JobChunkKey(acme, "01A", 3, 2))
+	key("import key", table.ImportKeyKey(acme))
+	key("offline key", table.OfflineKeyKey(acme))
+	key("offline answer", table.OfflineAnswerKey(acme, "01A"))
+	index("offline answer of", table.OfflineAnswerOf(acme, "piv-00", "01A"))
+	ranges("offline answers of", table.OfflineAnswersOf(acme, "piv-00"))
+	index("offline answer due", table.OfflineAnswerDue(acme, "01A", at))
+	ranges("offline answers due", table.OfflineAnswersDueBefore(3, at))
+	key("offline answers lately", table.OfflineAnswersKey(acme, "card/piv-00"))
 
 	want := strings.Split(strings.TrimSpace(`
 tenant: "t/acme" "core/tenant"
@@ -128,6 +155,26 @@ credential listed: list "t/acme/credentials/3" "piv-00"
 credentials: list "t/acme/credentials/0" from "" to ""
 credential held: history "t/acme/held/U" "piv-00"
 credentials held: history "t/acme/held/U" from "" to ""
+credentials by card: list "t/acme/credentials/1" from "piv-00" to "piv-01"
+credential due: due "due/card/11" "2030-01-31T07:05:07Z/acme/piv-00"
+credentials due: due "due/card/03" from "" to "2030-01-31T07:05:08Z"
+credential unflagged: due "t/acme/unflagged/T/3" "piv-00"
+credentials unflagged: due "t/acme/unflagged/T/1" from "" to ""
+credential filed: "t/acme/filed/active/3" "T/piv-00"
+credentials filed:  "t/acme/filed/active/1" from "T/" to "T0"
+credentials filed:  "t/acme/filed/active/1" from "" to ""
+credential expiring: "t/acme/expiring/3" "2030-01-31T07:05:07Z/piv-00"
+credentials expiring:  "t/acme/expiring/1" from "2030-01-31T07:05:07Z" to "2030-01-31T08:05:07Z"
+credentials expiring:  "t/acme/expiring/1" from "" to "2030-01-31T07:05:07Z"
+credential word: "t/acme/cardwords/3" "ada's card\x01piv-00"
+credentials with word:  "t/acme/cardwords/1" from "ad" to "ae"
+job: "t/acme/job/01A" "job"
+job listed: list "t/acme/jobs/import/1" "01A"
+jobs: list "t/acme/jobs/import/1" from "" to ""
+job part: "t/acme/job/01A" "part/00000012"
+job parts:  "t/acme/job/01A" from "part/" to "part0"
+job due: due "due/job/1" "2030-01-31T07:05:07Z/acme/01A"
+jobs due: due "due/job/3" from "" to "2030-01-31T07:05:08Z"
 unblock: "t/acme/unblock/01A" "unblock"
 unblock listed: list "t/acme/unblocks/1" "01A"
 unblocks: list "t/acme/unblocks/0" from "" to ""
@@ -135,6 +182,15 @@ unblock of: history "t/acme/unblocked/piv-00" "01A"
 unblocks of: history "t/acme/unblocked/piv-00" from "" to ""
 unblock due: due "due/unblock/1" "2030-01-31T07:05:07Z/acme/01A"
 unblocks due: due "due/unblock/3" from "" to "2030-01-31T07:05:08Z"
+job chunk: "t/acme/job/01A" "chunk/00000003/0002"
+import key: "t/acme" "importKey"
+offline key: "t/acme" "offlineKey"
+offline answer: "t/acme/offline/01A" "answer"
+offline answer of: history "t/acme/answered/piv-00" "01A"
+offline answers of: history "t/acme/answered/piv-00" from "" to ""
+offline answer due: due "due/offline/1" "2030-01-31T07:05:07Z/acme/01A"
+offline answers due: due "due/offline/3" from "" to "2030-01-31T07:05:08Z"
+offline answers lately: "t/acme/answers/card%2Fpiv-00" "answers"
 `), "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -147,6 +203,7 @@ func TestKeyNamesNobody(t *testing.T) {
 	for _, k := range []table.Key{
 		table.UsernameKey("acme", "lovelace"), table.ExternalKey("acme", "lovelace"), table.LookupKey("acme", "lovelace"),
 		table.AttemptsKey("acme", "lovelace"), table.IdempotencyKey("acme", "lovelace"),
+		table.CredentialWordKey("acme", "lovelace", "piv-00"),
 	} {
 		for _, text := range []string{k.String(), fmt.Sprintf("%v %s", k, k), (&table.ConditionError{Key: k}).Error()} {
 			if strings.Contains(text, "lovelace") {

@@ -59,6 +59,9 @@ const (
 	ListUnblocks       Action = "unblock.list"
 	StartUnblock       Action = "unblock.start"
 	CancelUnblock      Action = "unblock.cancel"
+	AnswerOffline      Action = "offline.answer"
+	TellPUK            Action = "offline.tellPUK"
+	RunSanityCheck     Action = "sanityCheck.run"
 )
 
 // Grant is how far a role may go with an action.
@@ -88,14 +91,14 @@ func May(r Role, a Action) Grant {
 		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser,
 			ReadPIN, SetPIN, GeneratePIN, DeletePIN, UnlockPIN,
 			ReadBridges, ReadCredentials, WriteCredentials, ReadCardTemplates,
-			ReadUnblock, ListUnblocks, StartUnblock, CancelUnblock:
+			ReadUnblock, ListUnblocks, StartUnblock, CancelUnblock, AnswerOffline, TellPUK:
 			return Yes
 		}
 	case RoleHelpdesk:
 		// Never a PIN: a help desk must be able to help without learning one.
 		switch a {
 		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, UnlockPIN,
-			ReadBridges, ReadCredentials, ReadCardTemplates, ReadUnblock, ListUnblocks:
+			ReadBridges, ReadCredentials, ReadCardTemplates, ReadUnblock, ListUnblocks, AnswerOffline:
 			return Yes
 		}
 	case RoleKiosk:

@@ -50,6 +50,9 @@ unblock.read        -        yes   yes      yes      yes   -      -
 unblock.list        -        yes   yes      yes      -     -      -
 unblock.start       -        yes   yes      -        yes   -      -
 unblock.cancel      -        yes   yes      -        yes   -      -
+offline.answer      -        yes   yes      yes      -     -      -
+offline.tellPUK     -        yes   yes      -        -     -      -
+sanityCheck.run     -        yes   -        -        -     -      -
 `
 
 func TestMay(t *testing.T) {

@@ -52,7 +52,19 @@ type Settings struct {
 	Language     string         // BCP 47 tag
 	PINOnlyLogin bool           // PINs are unique within the tenant, and identify
 	ExpiryMail   ExpiryMailRefs // how a PIN's expiry is announced
+
+	SupportFunctions bool        // what repairs many things at once is open to administrators
+	AfterImport      SanityCheck // of what an import brought
 }
+
+// SanityCheck says whether the cards without a PIN expiry flag get one by themselves, and
+// which: by the template's validity or, at random, any of the days around that.
+type SanityCheck struct {
+	On, Random    bool
+	Before, After int // days
+}
+
+const maxSanityDays = 365
 
 // ExpiryMailRefs names a messaging configuration and a mail template. Without
 // a messaging configuration no expiry mail is sent.
@@ -99,6 +111,20 @@ func (s Settings) Validate() error {
 	if _, err := language.Parse(s.Language); err != nil || len(s.Language) > 35 {
 		vs.Add("unknown", "language", "is not a BCP 47 language tag such as en or de-AT")
 	}
+	c := s.AfterImport
+	if c.On && !s.SupportFunctions {
+		vs.Add("inconsistent", "sanityCheckAfterImport", "is a support function; turn on supportFunctions too")
+	}
+	for _, f := range []struct {
+		name string
+		days int
+	}{{"beforeDays", c.Before}, {"afterDays", c.After}} {
+		if f.days < 0 || f.days > maxSanityDays {
+			vs.Add("range", "sanityCheckAfterImport."+f.name, "must be 0 to %d", maxSanityDays)
+		} else if f.days != 0 && !c.Random {
+			vs.Add("inconsistent", "sanityCheckAfterImport."+f.name, "is for dates at random")
+		}
+	}
 	return vs.Err()
 }
 
@@ -121,12 +147,23 @@ type storedTenant struct {
 	PINOnlyLogin bool           `json:"pinOnlyLogin,omitempty"`
 	Messaging    string         `json:"messaging,omitempty"`
 	Template     string         `json:"template,omitempty"`
+
+	SupportFunctions bool              `json:"supportFunctions,omitempty"`
+	AfterImport      storedSanityCheck `json:"sanityCheckAfterImport,omitzero"`
+}
+
+type storedSanityCheck struct {
+	On     bool `json:"on"`
+	Random bool `json:"random,omitempty"`
+	Before int  `json:"before,omitzero"`
+	After  int  `json:"after,omitzero"`
 }
 
 // Item implements table.Record.
 func (t Tenant) Item() (table.Item, error) {
 	s := t.Settings
-	data, err := json.Marshal(storedTenant{t.ID, t.Suspended, t.CreatedAt, s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, s.ExpiryMail.Messaging, s.ExpiryMail.Template})
+	data, err := json.Marshal(storedTenant{t.ID, t.Suspended, t.CreatedAt, s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, s.ExpiryMail.Messaging, s.ExpiryMail.Template,
+		s.SupportFunctions, storedSanityCheck(s.AfterImport)})
 	return table.Item{Key: table.TenantKey(t.ID), Indexes: []table.IndexKey{table.TenantListed(t.ID)}, Data: data}, err
 }
 
@@ -135,7 +172,8 @@ func decodeTenant(item table.Item) (Tenant, error) {
 	if err := item.Decode(&s); err != nil {
 		return Tenant{}, err
 	}
-	return Tenant{s.ID, s.Suspended, s.CreatedAt, Settings{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, ExpiryMailRefs{s.Messaging, s.Template}}, item.Version}, nil
+	return Tenant{s.ID, s.Suspended, s.CreatedAt, Settings{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, ExpiryMailRefs{s.Messaging, s.Template},
+		s.SupportFunctions, SanityCheck(s.AfterImport)}, item.Version}, nil
 }
 
 // Load returns a tenant with its policy and keys, in one read.

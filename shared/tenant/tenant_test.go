@@ -186,7 +186,13 @@ func TestSettings(t *testing.T) {
 		"a file instead of a zone": {func(s *tenant.Settings) { s.TimeZone = "../../etc/passwd" }, []string{"timeZone"}},
 		"no language":              {func(s *tenant.Settings) { s.Language = "" }, []string{"language"}},
 		"unknown language":         {func(s *tenant.Settings) { s.Language = "deutsch-deutsch-deutsch" }, []string{"language"}},
-		"all of it":                {func(s *tenant.Settings) { *s = tenant.Settings{} }, []string{"displayName", "timeZone", "language"}},
+		"check after imports": {func(s *tenant.Settings) {
+			s.SupportFunctions, s.AfterImport = true, tenant.SanityCheck{On: true, Random: true, Before: 3, After: 365}
+		}, nil},
+		"check without support functions": {func(s *tenant.Settings) { s.AfterImport.On = true }, []string{"sanityCheckAfterImport"}},
+		"days of a check too many":        {func(s *tenant.Settings) { s.AfterImport = tenant.SanityCheck{Random: true, Before: -1, After: 366} }, []string{"sanityCheckAfterImport.beforeDays", "sanityCheckAfterImport.afterDays"}},
+		"days of an exact check":          {func(s *tenant.Settings) { s.AfterImport.After = 3 }, []string{"sanityCheckAfterImport.afterDays"}},
+		"all of it":                       {func(s *tenant.Settings) { *s = tenant.Settings{} }, []string{"displayName", "timeZone", "language"}},
 	} {
 		s := settings
 		c.edit(&s)
@@ -204,6 +210,7 @@ func TestChangeSettings(t *testing.T) {
 	core, _ := o.open("acme")
 	s := settings
 	s.PINOnlyLogin, s.ExpiryMail = true, tenant.ExpiryMailRefs{Messaging: "m", Template: "t"}
+	s.SupportFunctions, s.AfterImport = true, tenant.SanityCheck{On: true, Random: true, Before: 3, After: 5}
 
 	missing := table.Check(table.MessagingKey("acme", "m"), table.IfVersion(1))
 	if _, err := o.ChangeSettings(t.Context(), platform, core, s, missing); !errors.Is(err, problem.ErrConflict) {

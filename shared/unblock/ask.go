@@ -27,7 +27,9 @@ type Request struct {
 	Credential string
 	Bridge     string // where the card is, or is going to be
 	Channel    credential.Channel
-	Statement  string // with an operator: how the person was identified
+	Statement  string // where no code is mailed: how the person was identified
+	// Unattended: who asks cannot tell who the person is, so that only a mailed code proves it.
+	Unattended bool
 }
 
 // codesPerHour bounds the codes mailed for a card: whoever has found it can make its
@@ -58,12 +60,17 @@ func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor
 	if err != nil {
 		return op, false, err
 	}
+	proof := l.template.ProofFor(r.Channel)
 	switch {
 	case l.bridge.Identity == nil || !l.bridge.RevokedAt.IsZero():
 		return op, false, problem.Invalid("state", "bridge", "is not an enrolled bridge")
 	case !l.template.Allows(r.Channel):
 		return op, false, fmt.Errorf("%w: the card's template does not allow an unblock by %s", problem.ErrState, r.Channel)
-	case r.Channel == credential.Operator && utf8.RuneCountInString(v.op.Statement) < 3:
+	case !r.Channel.Online():
+		return op, false, problem.Invalid("offline", "channel", "is for cards that no bridge brings here; %s is by challenge and response", r.Channel)
+	case proof != credential.MailedCode && r.Unattended:
+		return op, false, fmt.Errorf("%w: %s needs somebody who makes sure who the person is", problem.ErrForbidden, r.Channel)
+	case proof != credential.MailedCode && utf8.RuneCountInString(v.op.Statement) < 3:
 		return op, false, problem.Invalid("missing", "statement", "must say how the person was identified, such as \"staff badge, known in person\"")
 	case v.cred.Leased(now):
 		return op, false, fmt.Errorf("%w: another unblock of this card (%s) is under way; wait until %s, or cancel it", problem.ErrState,
@@ -72,17 +79,29 @@ func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor
 	if _, reader, ok := place(l.bridge, v.op); ok {
 		v.op.PINTries = reader.Identify.Identity.PIN
 	}
+	if err := v.cred.CheckUnblockable(); err != nil {
+		return op, false, err
+	}
+	if err := l.template.CheckLimit(v.cred, now); err != nil {
+		return op, false, err
+	}
 	before := v
 	record := audit.Record{Action: "unblock.requested", Details: map[string]string{"channel": string(r.Channel), "bridge": r.Bridge}}
 	var code mailed
-	if r.Channel == credential.Operator {
+	switch proof {
+	case credential.Statement:
 		if v, err = us.mover(l, v.cred).take(v); err != nil {
 			return op, false, err
 		}
 		v.op.Proof.At = now.UTC().Truncate(time.Second)
 		record.Details["statement"] = v.op.Statement
-	} else if v, code, err = us.code(ctx, l, v); err != nil {
-		return op, false, err
+	case credential.TwoOperators:
+		v.op.State, v.op.Until = Requested, now.Add(approvalLife).UTC().Truncate(time.Second)
+		record.Details["statement"] = v.op.Statement
+	default:
+		if v, code, err = us.code(ctx, l, v); err != nil {
+			return op, false, err
+		}
 	}
 	after, err := us.store(ctx, l, by, before, v, []audit.Record{record})
 	if _, conflict := table.FailedOp(err); conflict {
@@ -130,7 +149,7 @@ func (us *Unblocks) code(ctx context.Context, l loaded, v matter) (matter, maile
 	}
 	settings := l.core.Tenant.Settings
 	m, err := us.mailTo(ctx, l, holder, mail.UnblockCodeID, "unblock-code."+v.op.ID, mail.UnblockCodeValues{
-		Code: code, Username: holder.Profile.Username, CustomerName: settings.DisplayName, Card: cardName(v.cred),
+		Code: code, Username: holder.Profile.Username, CustomerName: settings.DisplayName, Card: v.cred.Name(),
 		Expires: mail.FormatTime(v.op.Until, settings.Location(), settings.Language), Place: l.bridge.Name,
 	})
 	return v, m, err
@@ -192,14 +211,6 @@ func (us *Unblocks) mail(ctx context.Context, l loaded, op Operation, m mailed) 
 	return op, err
 }
 
-// cardName is what people call a card.
-func cardName(c credential.Credential) string {
-	if c.Label != "" {
-		return c.Label
-	}
-	return c.Family + " …" + c.CardID[max(0, len(c.CardID)-4):]
-}
-
 // Prove takes the code that was mailed. A wrong one costs a try, and the last one the
 // operation. Whether a code is right is told only once that is stored: guesses made at
 // the same time get no answer but one.
@@ -210,7 +221,7 @@ func (us *Unblocks) Prove(ctx context.Context, core tenant.Core, by audit.Actor,
 		if v, over := m.conclude(v); over {
 			return v, nil, nil
 		}
-		if v.op.State != Requested {
+		if v.op.State != Requested || v.op.Proof.Code == "" {
 			return v, nil, fmt.Errorf("%w: no code is asked for", problem.ErrState)
 		}
 		got, err := hashCode(l.core, v.op, secret.New(digits(code.Reveal())))
@@ -228,9 +239,15 @@ func (us *Unblocks) Prove(ctx context.Context, core tenant.Core, by audit.Actor,
 		}
 		holder := audit.Actor{Kind: audit.Self, ID: v.cred.Holder}
 		taken, err := m.take(v)
-		if errors.Is(err, problem.ErrState) { // told once it is stored, as every answer to a code
+		if limit := (*problem.LimitError)(nil); errors.Is(err, problem.ErrState) || errors.As(err, &limit) { // told once it is stored, as every answer to a code
 			verdict = err
-			return v, []audit.Record{{Action: "unblock.proof", Actor: holder, Outcome: audit.Refused, Reason: "leased"}}, nil
+			reason := "leased"
+			if limit != nil {
+				reason = limit.Code
+			} else if v.cred.CheckUnblockable() != nil {
+				reason = string(v.cred.State)
+			}
+			return v, []audit.Record{{Action: "unblock.proof", Actor: holder, Outcome: audit.Refused, Reason: reason}}, nil
 		}
 		taken.op.Proof = Proof{SentTo: v.op.Proof.SentTo, At: m.now.UTC().Truncate(time.Second)}
 		return taken, []audit.Record{{Action: "unblock.proof", Actor: holder}}, err
@@ -238,6 +255,26 @@ func (us *Unblocks) Prove(ctx context.Context, core tenant.Core, by audit.Actor,
 	if err == nil {
 		err = verdict
 	}
+	return op, err
+}
+
+// Approve is a second operator's word for an unblock that needs one. Who has asked for it
+// cannot give it.
+func (us *Unblocks) Approve(ctx context.Context, core tenant.Core, by audit.Actor, id string) (Operation, error) {
+	op, _, err := us.step(ctx, core, by, id, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
+		if v, over := m.conclude(v); over {
+			return v, nil, nil
+		}
+		switch {
+		case v.op.State != Requested || v.op.Proof.Code != "":
+			return v, nil, fmt.Errorf("%w: no approval is asked for", problem.ErrState)
+		case by.Kind == v.op.By.Kind && by.ID == v.op.By.ID:
+			return v, nil, fmt.Errorf("%w: who has asked for an unblock cannot approve it; another operator has to", problem.ErrForbidden)
+		}
+		v, err := m.take(v)
+		v.op.Proof.At = m.now.UTC().Truncate(time.Second)
+		return v, []audit.Record{{Action: "unblock.approved"}}, err
+	})
 	return op, err
 }
 

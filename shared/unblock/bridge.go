@@ -88,6 +88,10 @@ func (us *Unblocks) show(l loaded, op Operation) relay.Operation {
 	o := relay.Operation{ID: op.ID, Credential: op.Credential, Insertion: op.Place.Insertion, State: string(op.State), Next: relay.NextNothing, Reason: op.Reason, Sentence: op.Sentence()}
 	switch op.State {
 	case Requested:
+		if op.Proof.Code == "" { // a second operator has to approve
+			o.Next, o.Until = relay.NextWait, op.Until
+			break
+		}
 		o.Next, o.SentTo, o.TriesLeft, o.Until = relay.NextCode, op.Proof.SentTo, op.Proof.TriesLeft, op.Until
 	case Proven:
 		o.Next, o.Policy, o.Fence, o.Until, o.Violations = relay.NextPIN, &l.template.Policy, op.Fence, op.Until, op.Violations
@@ -116,6 +120,9 @@ func (us *Unblocks) AtBridge(ctx context.Context, core tenant.Core, bridge, inse
 		op, err := us.Get(ctx, core.Tenant.ID, cred.Lease.Operation)
 		if err == nil && op.Bridge == bridge && op.Kind == Unblock && !op.State.Finished() {
 			return op, nil
+		}
+		if err == nil && op.Kind != Unblock && !op.State.Finished() {
+			return Operation{}, errBusy // it is over in a moment, and the bridge asks again
 		}
 	}
 	by := audit.Actor{Kind: audit.Bridge, ID: bridge}
@@ -205,6 +212,13 @@ func (us *Unblocks) Seen(ctx context.Context, core tenant.Core, b tenant.Bridge,
 	} else if err != nil {
 		return err
 	}
+	sighting := credential.Sighting{ATR: r.ATR, Serial: r.Identify.Identity.Serial}
+	if cred.Touched != r.Insertion { // else it may be older than what a script has done
+		sighting.PIN = r.Identify.Identity.PIN
+	}
+	if cred, err = us.Credentials.Saw(ctx, core, system, cred.ID, sighting); err != nil {
+		return err
+	}
 	if cred.Lease.Operation != "" {
 		// Perhaps an operation whose time is over; or one that goes on.
 		op, err := us.Look(ctx, core, cred.Lease.Operation)
@@ -218,8 +232,10 @@ func (us *Unblocks) Seen(ctx context.Context, core tenant.Core, b tenant.Bridge,
 	switch {
 	case cred.Leased(us.Now()), cred.Stuck != "":
 		return nil
+	case cred.Custody != (card.Custody{}) && !cred.PUKDisclosedAt.IsZero():
+		return us.maintain(ctx, core, Rotate, b.ID, Place{session, r.Name, r.Insertion}, cred)
 	case cred.Custody != (card.Custody{}) && cred.Custody.InDoubt():
-		return us.reconcile(ctx, core, b.ID, Place{session, r.Name, r.Insertion}, cred)
+		return us.maintain(ctx, core, Reconcile, b.ID, Place{session, r.Name, r.Insertion}, cred)
 	case cred.Doubt != "":
 		op, l, err := us.step(ctx, core, system, cred.Doubt, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
 			if v.op.Place.Insertion == r.Insertion {
@@ -252,13 +268,13 @@ func ignoreState(err error) error {
 	return err
 }
 
-// reconcile begins to find out which PUK a card has.
-func (us *Unblocks) reconcile(ctx context.Context, core tenant.Core, bridge string, where Place, cred credential.Credential) error {
+// maintain begins to find out which PUK a card has, or to change it.
+func (us *Unblocks) maintain(ctx context.Context, core tenant.Core, kind Kind, bridge string, where Place, cred credential.Credential) error {
 	id, err := us.newID()
 	if err != nil {
 		return err
 	}
-	op := Operation{ID: id, Kind: Reconcile, Credential: cred.ID, By: system, Bridge: bridge, Place: where, CreatedAt: us.Now().UTC().Truncate(time.Second)}
+	op := Operation{ID: id, Kind: kind, Credential: cred.ID, By: system, Bridge: bridge, Place: where, CreatedAt: us.Now().UTC().Truncate(time.Second)}
 	before, l, err := us.load(ctx, core, op)
 	if err != nil {
 		return err
@@ -271,12 +287,12 @@ func (us *Unblocks) reconcile(ctx context.Context, core tenant.Core, bridge stri
 	if err != nil {
 		return ignoreState(err)
 	}
-	after, err := us.store(ctx, l, system, before, v, []audit.Record{{Action: "reconcile.begun", Details: map[string]string{"bridge": bridge}}})
+	after, err := us.store(ctx, l, system, before, v, []audit.Record{{Action: string(kind) + ".begun", Details: map[string]string{"bridge": bridge}}})
 	if _, conflict := table.FailedOp(err); conflict {
 		return nil // somebody else is at it
 	} else if err != nil {
 		return err
 	}
-	us.Log.InfoContext(ctx, "card in doubt is looked at", "operation", after.op.ID, "bridge", bridge)
+	us.Log.InfoContext(ctx, "card is looked at", "kind", kind, "operation", after.op.ID, "bridge", bridge)
 	return nil
 }

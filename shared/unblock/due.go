@@ -189,13 +189,13 @@ func (us *Unblocks) send(ctx context.Context, l loaded, op Operation) (NoticeSta
 	}
 	settings := l.core.Tenant.Settings
 	by := mail.ByYourself(settings.Language)
-	if op.Channel != credential.SelfService {
+	if !op.mailed() {
 		if by = strings.TrimSpace(op.By.Name); by == "" {
 			by = op.By.ID
 		}
 	}
 	m, err := us.mailTo(ctx, l, holder, mail.PINResetID, "pin-reset."+op.ID, mail.PINResetValues{
-		Username: holder.Profile.Username, CustomerName: settings.DisplayName, Card: cardName(cred),
+		Username: holder.Profile.Username, CustomerName: settings.DisplayName, Card: cred.Name(),
 		Time: mail.FormatTime(cred.LastPINChange.At, settings.Location(), settings.Language), By: by, Place: l.bridge.Name,
 	})
 	if err != nil {

@@ -17,6 +17,8 @@ import (
 const (
 	codeLife  = 10 * time.Minute // of a one-time code
 	codeTries = 5
+	// approvalLife is how long a second operator may take.
+	approvalLife = 15 * time.Minute
 	// pinWindow is how long a person may take for the new PIN. Meanwhile nobody else can
 	// unblock the card.
 	pinWindow = 3 * time.Minute
@@ -39,16 +41,21 @@ type matter struct {
 
 // mover makes steps. It is pure but for the randomness given.
 type mover struct {
-	tenant    table.TenantID
-	keys      credential.Sealer
-	newPUK    func(current secret.Text) (secret.Text, error)
-	now       time.Time
-	adminKey  bool // there is an admin key for the card
-	validDays int  // of a new PIN, by the template; 0 for ever
+	tenant   table.TenantID
+	keys     credential.Sealer
+	newPUK   func(current secret.Text) (secret.Text, error)
+	now      time.Time
+	adminKey bool // there is an admin key for the card
+	template credential.Template
 }
 
 // take gives the operation the lease, so that it may wait for the new PIN.
 func (m mover) take(v matter) (matter, error) {
+	if v.op.Kind == Unblock && !v.cred.Holds(v.op.ID, v.op.Fence) {
+		if err := m.template.CheckLimit(v.cred, m.now); err != nil {
+			return v, err
+		}
+	}
 	cred, err := v.cred.Take(v.op.ID, m.now, pinWindow)
 	if err != nil {
 		return v, err
@@ -93,7 +100,11 @@ func (m mover) plan(v matter) (matter, error) {
 		if v.cred, slot, err = v.cred.AddPUK(m.keys, m.tenant, puk); err != nil {
 			return v, err
 		}
-		v.op.Card, err = family.Unblock(v.cred.CardID, v.cred.Custody, slot)
+		if v.op.Kind == Rotate {
+			v.op.Card, err = family.TakeCustody(v.cred.CardID, v.cred.Custody, slot)
+		} else {
+			v.op.Card, err = family.Unblock(v.cred.CardID, v.cred.Custody, slot)
+		}
 	default: // an admin key; a family with PUKs refuses
 		v.op.Card, err = family.Unblock(v.cred.CardID, card.Custody{}, 0)
 		if err == nil && !m.adminKey {
@@ -107,6 +118,9 @@ func (m mover) plan(v matter) (matter, error) {
 		if v.cred.Doubt != "" && v.cred.Doubt != v.op.ID {
 			v = m.learn(v, card.Unknown) // it will never be known now
 		}
+		v.cred.Doubt = ""
+	}
+	if v.op.Kind == Unblock && !v.op.Card.Reconciles() {
 		v.cred.Doubt = v.op.ID
 		if v.cred.Touched == v.op.Place.Insertion {
 			v.op.PINTries = card.RetryCounter{} // they were told before what an earlier script may have done
@@ -234,12 +248,24 @@ func (m mover) concluded(v matter, r relay.Result) matter {
 	s := v.op.Card
 	v.op.Outcome = s.Outcome
 	v.op.TriesLeft, v.op.SW = s.Failure.TriesLeft, s.Failure.SW
-	if s.Outcome.PIN != card.Unknown && v.cred.Custody.Proposed == 0 {
+	if v.op.Kind == Unblock && s.Outcome.PIN != card.Unknown && v.cred.Custody.Proposed == 0 {
 		v.cred.Doubt = ""
 	}
 	switch s.Failure.Reason {
 	case card.PUKWrong, card.PUKBlocked:
 		v.cred.Stuck = string(s.Failure.Reason)
+	}
+	if s.Outcome.PUK == card.Yes {
+		v.cred.PUKDisclosedAt = time.Time{} // what somebody knows is the card's no more
+	}
+	if v.op.Kind == Rotate {
+		switch s.Outcome.PUK {
+		case card.Yes:
+			return m.end(v, Succeeded, "")
+		case card.Unknown:
+			return m.end(v, Unknown, string(card.OutcomeUnknown))
+		}
+		return m.end(v, Failed, reasonOf(s.Failure.Reason, r.Refusal))
 	}
 	switch s.Outcome.PIN {
 	case card.Yes:
@@ -334,16 +360,10 @@ func (m mover) seen(v matter, tries card.RetryCounter) (matter, bool) {
 // changed notes on the credential that an operation has set a new PIN.
 func (m mover) changed(c credential.Credential, op Operation) credential.Credential {
 	how := credential.ResetByOperator
-	if op.Channel == credential.SelfService {
+	if op.mailed() {
 		how = credential.ResetBySelfService
 	}
-	at := m.now.UTC().Truncate(time.Second)
-	c.LastPINChange = credential.PINChange{At: at, How: how, Operation: op.ID}
-	c.PINExpiresAt = time.Time{}
-	if m.validDays > 0 {
-		c.PINExpiresAt = at.AddDate(0, 0, m.validDays)
-	}
-	return c
+	return c.PINChanged(credential.PINChange{At: m.now, How: how, Operation: op.ID}, m.template)
 }
 
 // announce plans the mail to the holder, once.

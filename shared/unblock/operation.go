@@ -33,6 +33,9 @@ const (
 	// Reconcile finds out which PUK a card has, after an outcome was unknown. Pinward
 	// begins it by itself when it sees the card.
 	Reconcile Kind = "reconcile"
+	// Rotate changes a PUK that was told to somebody. Pinward begins it by itself when it
+	// sees the card.
+	Rotate Kind = "rotate"
 )
 
 // State is how far an operation is.
@@ -151,6 +154,11 @@ const (
 	NoticeFailed  NoticeState = "failed"
 	NoticeSkipped NoticeState = "skipped" // nobody can be told: no holder, address or messaging configuration
 )
+
+// mailed tells whether the person proves, or has proven, who they are by a mailed code.
+func (op Operation) mailed() bool {
+	return op.Channel == credential.SelfService || op.Proof.SentTo != ""
+}
 
 // due tells when the sweep has to look at it.
 func (op Operation) due() (time.Time, bool) {
@@ -278,6 +286,8 @@ func (op Operation) Sentence() string {
 		switch {
 		case op.Kind == Reconcile:
 			return "It is known again which PUK the card has."
+		case op.Kind == Rotate:
+			return "The card has a new PUK, which nobody knows."
 		case op.Outcome.PUK == card.No || op.Outcome.PUK == card.Unknown:
 			return "The card has its new PIN. Its PUK was not changed: that is made good when the card is seen again."
 		}
@@ -291,6 +301,9 @@ func (op Operation) Sentence() string {
 		}
 		return "Whether the card has its new PIN cannot be told: try it, and if it is refused, begin anew."
 	case Unknown:
+		if op.Kind == Rotate {
+			return "The answer was lost: whether the card has its new PUK is found out when it is seen again."
+		}
 		return "The answer was lost: whether the card has its new PIN is not known. Put the card in again; then it is found out."
 	case Failed:
 		return op.failure()

@@ -148,9 +148,9 @@ func (us *Unblocks) load(ctx context.Context, core tenant.Core, op Operation) (m
 func (us *Unblocks) mover(l loaded, c credential.Credential) mover {
 	return mover{
 		tenant: l.core.Tenant.ID, keys: l.core.Keys, now: us.Now(),
-		newPUK:    func(current secret.Text) (secret.Text, error) { return card.NewPUK(us.Rand, current) },
-		adminKey:  c.AdminKey != nil || l.template.MasterKey != nil,
-		validDays: l.template.PINValidDays,
+		newPUK:   func(current secret.Text) (secret.Text, error) { return card.NewPUK(us.Rand, current) },
+		adminKey: c.AdminKey != nil || l.template.MasterKey != nil,
+		template: l.template,
 	}
 }
 
@@ -178,7 +178,7 @@ func (us *Unblocks) store(ctx context.Context, l loaded, by audit.Actor, before,
 	ops := []table.Op{put(t, after.op)}
 	if !reflect.DeepEqual(before.cred, after.cred) {
 		after.cred.UpdatedAt = now.Truncate(time.Second)
-		ops = append(ops, credential.Put(t, after.cred))
+		ops = append(ops, credential.Put(t, before.cred, after.cred)...)
 	} else {
 		ops = append(ops, table.Check(table.CredentialKey(t, after.cred.ID), table.IfVersion(after.cred.Version)))
 	}

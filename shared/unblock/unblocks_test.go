@@ -283,7 +283,7 @@ func TestCannotBegin(t *testing.T) {
 
 func (a *asked) about(change func(*credential.About)) {
 	a.Helper()
-	_, err := a.Credentials.Update(a.Context(), a.Core, desk.Admin, a.cred.ID, 0, change)
+	_, err := a.Credentials.Update(a.Context(), a.Core, desk.Admin, tenant.RoleAdmin, a.cred.ID, 0, change)
 	a.Must(err)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pinward/pinward/functions/api/rest"
 	"github.com/pinward/pinward/functions/wiring"
+	"github.com/pinward/pinward/shared/tenant"
 )
 
 // access is who may do what: "yes", "-" for 403, "404" where a person meets
@@ -79,12 +80,15 @@ list-card-templates   -         yes    yes       yes       -      -       -     
 create-card-template  -         yes    -         -         -      -       -     -
 get-card-template     -         yes    yes       yes       -      -       -     -
 put-card-template     -         yes    -         -         -      -       -     -
+preview-card-template -         yes    -         -         -      -       -     -
 delete-card-template  -         yes    -         -         -      -       -     -
 list-credentials      -         yes    yes       yes       -      -       -     -
 create-credential     -         yes    yes       -         -      -       -     -
 get-credential        -         yes    yes       yes       -      -       -     -
 update-credential     -         yes    yes       -         -      -       -     -
 delete-credential     -         yes    yes       -         -      -       -     -
+pin-changed           -         yes    yes       -         -      -       -     -
+list-credential-history -       yes    yes       yes       -      -       -     -
 claim-puk             -         yes    yes       -         -      -       -     -
 observe-puk-tries     -         yes    yes       -         -      -       -     -
 put-admin-key         -         yes    yes       -         -      -       -     -
@@ -96,6 +100,31 @@ prove-unblock         -         yes    yes       -         yes    -       -     
 give-unblock-pin      -         409    409       -         409    -       -     -
 resume-unblock        -         yes    yes       -         yes    -       -     -
 cancel-unblock        -         yes    yes       -         yes    -       -     -
+approve-unblock       -         409    409       -         -      -       -     -
+list-imports          -         yes    yes       yes       -      -       -     -
+create-import         -         yes    yes       -         -      -       -     -
+get-import            -         yes    yes       yes       -      -       -     -
+send-import-part      -         yes    yes       -         -      -       -     -
+finish-import         -         yes    yes       -         -      -       -     -
+cancel-import         -         yes    yes       -         -      -       -     -
+get-import-result     -         yes    yes       yes       -      -       -     -
+get-import-key        -         yes    yes       -         -      -       -     -
+
+ask-offline-answer     -        yes    yes       yes       -      -       -     -
+list-offline-answers   -        yes    yes       yes       -      -       -     -
+get-offline-answer     -        yes    yes       yes       -      -       -     -
+approve-offline-answer -        yes    yes       yes       -      -       -     -
+give-offline-answer    -        yes    yes       yes       -      -       -     -
+
+get-sanity-check           -    yes    -         -         -      -       -     -
+list-sanity-check-cards    -    yes    -         -         -      -       -     -
+export-sanity-check-cards  -    yes    -         -         -      -       -     -
+plan-sanity-check-run      -    yes    -         -         -      -       -     -
+list-sanity-check-runs     -    yes    -         -         -      -       -     -
+get-sanity-check-run       -    yes    -         -         -      -       -     -
+start-sanity-check-run     -    yes    -         -         -      -       -     -
+cancel-sanity-check-run    -    yes    -         -         -      -       -     -
+undo-sanity-check-run      -    yes    -         -         -      -       -     -
 `
 
 // request returns a path and a body with which an operation succeeds. What the
@@ -106,7 +135,7 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 	case "create-tenant":
 		body = object{"id": f.unique("tenant"), "displayName": "A tenant", "timeZone": "UTC", "language": "en"}
 	case "put-settings":
-		body = object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": true, "expiryMail": object{}}
+		body = object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": true, "expiryMail": object{}, "supportFunctions": true}
 	case "make-key":
 		body = object{"name": "printers", "role": "kiosk"}
 	case "put-policy":
@@ -130,12 +159,14 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"to": "ada@acme.example"}
 	case "create-template", "put-template":
 		body = mailTemplate
-	case "create-card-template", "put-card-template":
+	case "create-card-template", "put-card-template", "preview-card-template":
 		body = object{"name": "Staff", "family": "PIV"}
 	case "create-credential":
 		body = object{"family": "PIV", "cardId": f.cardID(), "template": f.cardTemplate(f.key, "PIV"), "holder": id}
 	case "update-credential":
 		body = object{"label": f.unique("Card")}
+	case "pin-changed":
+		body = object{}
 	case "claim-puk":
 		body = object{"puk": f.puk()}
 	case "observe-puk-tries":
@@ -148,6 +179,14 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"encapsulated": strings.Repeat("00", 32), "ciphertext": strings.Repeat("00", 81)}
 	case "prove-unblock":
 		body = object{"code": "123456"}
+	case "ask-offline-answer":
+		body = f.offlineRequest(f.key, "statement")
+	case "create-import":
+		body = object{"format": "csv"}
+	case "plan-sanity-check-run":
+		body = object{"templates": []string{f.withoutFlag(f.key)}}
+	case "send-import-part":
+		body = "cardId\n"
 	}
 	path = op.path
 	make := func(name string, create func() string) {
@@ -174,6 +213,22 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"code": f.mailedCode(id)}
 		return id
 	})
+	make("{import}", func() string {
+		path := f.importOf(f.key, nil)
+		if op.OperationID == "finish-import" {
+			f.call("PUT", path+"/parts/1", f.key, "cardId\n").want(200)
+		}
+		return strings.TrimPrefix(path, "/v1/imports/")
+	})
+	make("{run}", func() string {
+		id := f.call("POST", "/v1/sanity-check/runs", f.key, object{"templates": []string{f.withoutFlag(f.key)}}).want(201).text("id")
+		if op.OperationID == "undo-sanity-check-run" {
+			f.call("POST", "/v1/sanity-check/runs/"+id+"/start", f.key, nil).want(200)
+		}
+		return id
+	})
+	make("{part}", func() string { return "1" })
+	make("{answer}", func() string { return f.offlineAnswer(f.key, f.keyOf("operator"), "twoOperators") })
 	make("{credential}", func() string {
 		family := "PIV"
 		switch op.OperationID {
@@ -220,6 +275,14 @@ func TestAccess(t *testing.T) {
 				id = f.user(f.key, "")
 			}
 			path, body := f.request(op, id)
+			switch op.OperationID {
+			case "list-offline-answers":
+				path += "?credential=piv-00"
+			case "give-offline-answer": // to who has asked, or nobody
+				if tenant.May(tenant.Role(role), tenant.AnswerOffline) == tenant.Yes {
+					path = "/v1/offline-answers/" + f.offlineAnswer(f.key, keys[role], "statement") + "/response"
+				}
+			}
 			a := f.call(op.method, path, keys[role], body)
 			got := fmt.Sprint(a.status)
 			switch {
@@ -250,8 +313,14 @@ func TestWalls(t *testing.T) {
 	bridge, _ := f.invite(theirs)
 	cardTemplate, card := f.cardTemplate(theirs, "PIV"), f.credential(theirs, "PIV")
 	unblock := f.started(theirs, "operator")
+	importID := strings.TrimPrefix(f.importOf(theirs, nil), "/v1/imports/")
+	f.support(f.key)
+	f.support(theirs)
+	run := f.call("POST", "/v1/sanity-check/runs", theirs, object{"templates": []string{f.withoutFlag(theirs)}}).want(201).text("id")
+	f.call("PATCH", "/v1/credentials/"+card, theirs, object{"label": "Their card", "serial": "Their number"}).want(200)
+	answerID := f.offlineAnswer(theirs, theirs, "twoOperators")
 	before := func() (all string) {
-		for _, path := range []string{"/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks"} {
+		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/sanity-check/runs/" + run} {
 			all += string(f.call("GET", path, theirs, nil).want(200).body)
 		}
 		return all
@@ -259,8 +328,8 @@ func TestWalls(t *testing.T) {
 	was := before()
 
 	const unknown = "01J8ZC9Q6Y0V4T5W3X2R1N0M9K"
-	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{unblock}", unblock)
-	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{unblock}", unknown)
+	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{part}", "1", "{answer}", answerID, "{unblock}", unblock)
+	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown)
 	asked := 0
 	for _, op := range f.operations() {
 		if !strings.Contains(op.path, "{") || strings.Contains(op.path, "{tenant}") {
@@ -302,6 +371,12 @@ func TestWalls(t *testing.T) {
 		{"GET", "/v1/unblocks?credential=" + card, nil, nil},
 		{"POST", "/v1/credentials", registration(ours, user), registration(ours, unknown)},
 		{"GET", "/v1/credentials?holder=" + user, nil, nil},
+		{"GET", "/v1/credentials?template=" + cardTemplate, nil, nil},
+		{"GET", "/v1/credentials?cardId=" + strings.TrimPrefix(card, "piv-"), nil, nil},
+		{"GET", "/v1/credentials?search=their", nil, nil},
+		{"GET", "/v1/credentials?withoutFlag=true&template=" + cardTemplate, nil, nil},
+		{"POST", "/v1/card-templates", object{"name": "x", "family": "PIV", "reminders": []object{{"daysBefore": 1, "messaging": messaging}}}, object{"name": "x", "family": "PIV", "reminders": []object{{"daysBefore": 1, "messaging": unknown}}}},
+		{"POST", "/v1/card-templates", object{"name": "x", "family": "PIV", "expiredMailTemplate": template}, object{"name": "x", "family": "PIV", "expiredMailTemplate": unknown}},
 		{"POST", "/v1/card-templates", object{"name": "x", "family": "PIV", "messaging": messaging}, object{"name": "x", "family": "PIV", "messaging": unknown}},
 		{"POST", "/v1/pins/verify", object{"userId": user, "pin": pin}, object{"userId": unknown, "pin": pin}},
 		{"POST", "/v1/pins/verify", object{"username": "their-person", "pin": pin}, object{"username": "nobody", "pin": pin}},
@@ -314,7 +389,7 @@ func TestWalls(t *testing.T) {
 		{"GET", "/v1/audit?subject=user/" + user, nil, nil},
 	} {
 		got := f.call(c.method, c.path, f.key, c.got)
-		want := f.call(c.method, strings.NewReplacer("their-person", "nobody", "their-number", "none", user, unknown, card, "piv-00").Replace(c.path), f.key, c.want)
+		want := f.call(c.method, strings.NewReplacer("their-person", "nobody", "their-number", "none", user, unknown, cardTemplate, unknown, strings.TrimPrefix(card, "piv-"), "ff").Replace(c.path), f.key, c.want)
 		if got.comparable() != want.comparable() {
 			t.Errorf("%s %s: another tenant's answers %s, an unknown one %s", c.method, c.path, got.comparable(), want.comparable())
 		}

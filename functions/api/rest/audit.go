@@ -13,18 +13,23 @@ import (
 	"github.com/pinward/pinward/shared/tenant"
 )
 
+type auditBody struct {
+	ID        string            `json:"id"`
+	At        time.Time         `json:"at"`
+	By        actorBody         `json:"by"`
+	Action    string            `json:"action"`
+	Subject   string            `json:"subject,omitempty"`
+	Outcome   string            `json:"outcome" enum:"done,refused,failed"`
+	Reason    string            `json:"reason,omitempty"`
+	RequestID string            `json:"requestId,omitempty"`
+	Details   map[string]string `json:"details,omitempty"`
+}
+
+func auditOut(r audit.Record) auditBody {
+	return auditBody{r.ID, r.At, actorOut(r.Actor), r.Action, r.Subject, string(r.Outcome), r.Reason, r.RequestID, r.Details}
+}
+
 func (a *API) auditOperations(api huma.API) {
-	type recordBody struct {
-		ID        string            `json:"id"`
-		At        time.Time         `json:"at"`
-		By        actorBody         `json:"by"`
-		Action    string            `json:"action"`
-		Subject   string            `json:"subject,omitempty"`
-		Outcome   string            `json:"outcome" enum:"done,refused,failed"`
-		Reason    string            `json:"reason,omitempty"`
-		RequestID string            `json:"requestId,omitempty"`
-		Details   map[string]string `json:"details,omitempty"`
-	}
 	register(a, api, operation{
 		id: "list-audit", summary: "Read the audit log", method: http.MethodGet, path: "/v1/audit",
 		action: tenant.ReadAudit, tag: "Audit",
@@ -33,7 +38,7 @@ func (a *API) auditOperations(api huma.API) {
 		Paging
 		Day     string `query:"day" format:"date" doc:"A day in UTC; left out, today." example:"2030-01-31"`
 		Subject string `query:"subject" maxLength:"100" doc:"Such as user/<id>. Goes back as far as there are records." example:"user/01J8ZC9Q6Y0V4T5W3X2R1N0M9K"`
-	}) (*Body[List[recordBody]], error) {
+	}) (*Body[List[auditBody]], error) {
 		t := caller(ctx).Core.Tenant.ID
 		place, err := in.place()
 		if err != nil {
@@ -62,9 +67,7 @@ func (a *API) auditOperations(api huma.API) {
 		if more {
 			next = records[len(records)-1].ID
 		}
-		return page(records, next, func(r audit.Record) recordBody {
-			return recordBody{r.ID, r.At, actorOut(r.Actor), r.Action, r.Subject, string(r.Outcome), r.Reason, r.RequestID, r.Details}
-		}), nil
+		return page(records, next, auditOut), nil
 	})
 }
 

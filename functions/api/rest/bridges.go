@@ -253,8 +253,14 @@ func (a *API) bridgeOperations(api huma.API) {
 		}
 		observed(ctx).tenant = core.Tenant.ID
 		a.hangUp(ctx, former, "the bridge was enrolled anew, with other keys")
-		return answer(relay.Enrolled{Tenant: string(core.Tenant.ID), Bridge: b.ID, Name: b.Name,
-			Organisation: core.Tenant.Settings.DisplayName, Relay: a.RelayURL}), nil
+		enrolled := relay.Enrolled{Tenant: string(core.Tenant.ID), Bridge: b.ID, Name: b.Name, Organisation: core.Tenant.Settings.DisplayName, Relay: a.RelayURL}
+		// It is enrolled by now, whatever else: what is missing it is told at Welcome.
+		if offline, err := a.Tenants.OfflineKey(ctx, core); err != nil {
+			a.Log.WarnContext(ctx, "no offline key for a bridge yet", "bridge", b.ID, "cause", err.Error())
+		} else {
+			enrolled.Offline = offline.PublicKey().Bytes()
+		}
+		return answer(enrolled), nil
 	})
 }
 

@@ -119,6 +119,10 @@ func TestBridgeLife(t *testing.T) {
 	e, key := f.machine(strings.ToUpper(made.Code))
 	var enrolled relay.Enrolled
 	f.call("POST", relay.EnrolPath, "", e).want(200).decode(&enrolled)
+	if len(enrolled.Offline) != 32 {
+		t.Errorf("the bridge is told the offline key %X", enrolled.Offline)
+	}
+	enrolled.Offline = nil
 	if d := cmp.Diff(relay.Enrolled{Tenant: "acme", Bridge: made.ID, Name: "service desk", Organisation: "The acme company", Relay: relayURL}, enrolled); d != "" {
 		t.Errorf("the bridge is told (-want +got):\n%s", d)
 	}

@@ -2,12 +2,14 @@ package rest
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/problem"
@@ -36,18 +38,24 @@ type CredentialPath struct {
 }
 
 type credentialBody struct {
-	ID       string `json:"id"`
-	Family   string `json:"family"`
-	CardID   string `json:"cardId" doc:"In hex. PIV: the GUID, or where there is none the FASC-N; GIDS: the card id."`
-	Template string `json:"template"`
-	Holder   string `json:"holder,omitempty" doc:"The user's id. The user may have been deleted since."`
-	Label    string `json:"label,omitempty"`
+	ID       string      `json:"id"`
+	Family   string      `json:"family"`
+	CardID   string      `json:"cardId" doc:"In hex. PIV: the GUID, or where there is none the FASC-N; GIDS: the card id."`
+	Template string      `json:"template"`
+	Holder   string      `json:"holder,omitempty" doc:"The user's id. The user may have been deleted since."`
+	Label    string      `json:"label,omitempty"`
+	Serial   string      `json:"serial,omitempty" doc:"Printed on the card, or told by it."`
+	State    string      `json:"state" enum:"registered,pinToBeSet,active,blocked,suspended,retired" doc:"registered: its PIN was not set through Pinward yet. pinToBeSet: issued without a PIN that its holder knows. blocked: its PIN is. suspended, retired: its PIN is not reset, and nobody is reminded."`
+	ATR      string      `json:"atr,omitempty" doc:"As a bridge has seen it last, in hex."`
+	Import   *originBody `json:"import,omitempty" doc:"The import that brought it. That record is in the import's part of the audit log, of subject import/<id>."`
 
 	PUK              pukBody `json:"puk"`
 	AdminKeyEscrowed bool    `json:"adminKeyEscrowed" doc:"There is an admin key of the card's own. Else it is derived, if the template has a master key."`
 
 	LastPINChange *pinChangeBody `json:"lastPinChange,omitempty"`
-	PINExpiresAt  time.Time      `json:"pinExpiresAt,omitzero" doc:"The PIN expiry flag. The card goes on working."`
+	PINExpiresAt  time.Time      `json:"pinExpiresAt,omitzero" doc:"The PIN expiry flag; left out if there is none. The card goes on working."`
+	PINExpiry     *pinExpiryBody `json:"pinExpiry,omitempty" doc:"About the flag."`
+	PUKDisclosed  time.Time      `json:"pukDisclosedAt,omitzero" doc:"Since when somebody knows the PUK that the card has."`
 	Doubt         string         `json:"doubt,omitempty" doc:"The unblock that has left open which PUK the card has."`
 	LeasedBy      string         `json:"leasedBy,omitempty" doc:"The unblock under way."`
 	LeasedUntil   time.Time      `json:"leasedUntil,omitzero"`
@@ -63,9 +71,39 @@ type pukBody struct {
 }
 
 type pinChangeBody struct {
-	At      time.Time `json:"at"`
-	How     string    `json:"how"`
-	Unblock string    `json:"unblock,omitempty"`
+	At       time.Time `json:"at"`
+	How      string    `json:"how" enum:"issued,changedByHolder,resetBySelfService,resetByOperator,resetOffline"`
+	Unblock  string    `json:"unblock,omitempty"`
+	Presumed bool      `json:"presumed,omitempty" doc:"An offline answer was given that sets it, and the card has not shown yet that it did."`
+}
+
+type pinExpiryBody struct {
+	Expired bool            `json:"expired"`
+	SetBy   string          `json:"setBy" enum:"issue,change,reset,import,sanityCheck" doc:"What has set the flag."`
+	SetAt   time.Time       `json:"setAt"`
+	Run     string          `json:"run,omitempty" doc:"The sanity check's run."`
+	Notice  *cardNoticeBody `json:"notice,omitempty" doc:"The mail about it that comes next, or came last."`
+}
+
+type cardNoticeBody struct {
+	Kind       string    `json:"kind" enum:"reminder,expired,expiredOperators"`
+	DaysBefore int       `json:"daysBefore,omitempty" doc:"Of a reminder."`
+	State      string    `json:"state" enum:"planned,claimed,sent,failed,skipped"`
+	At         time.Time `json:"at"`
+	Attempts   int       `json:"attempts,omitempty"`
+	Repeated   bool      `json:"possiblyRepeated,omitempty"`
+	Reason     string    `json:"reason,omitempty"`
+}
+
+func (a *API) pinExpiryOut(c credential.Credential) *pinExpiryBody {
+	if !c.HasFlag() {
+		return nil
+	}
+	b := &pinExpiryBody{Expired: c.Expired(a.Now()), SetBy: string(c.Flagged.How), SetAt: c.Flagged.At, Run: c.Flagged.Run}
+	if n := c.Notice; n.State != credential.NoNotice {
+		b.Notice = &cardNoticeBody{string(n.Kind), n.Days, string(n.State), n.At, n.Attempts, n.Repeated, n.Reason}
+	}
+	return b
 }
 
 func pukOut(c credential.Credential) pukBody {
@@ -88,11 +126,12 @@ func pukOut(c credential.Credential) pukBody {
 func (a *API) credentialOut(c credential.Credential) credentialBody {
 	b := credentialBody{
 		ID: c.ID, Family: c.Family, CardID: c.CardID, Template: c.Template, Holder: c.Holder, Label: c.Label,
-		PUK: pukOut(c), AdminKeyEscrowed: c.AdminKey != nil,
-		PINExpiresAt: c.PINExpiresAt, Doubt: c.Doubt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
+		Serial: c.Serial, State: string(c.State), ATR: hex.EncodeToString(c.ATR),
+		Import: originOut(c), PUK: pukOut(c), AdminKeyEscrowed: c.AdminKey != nil,
+		PINExpiresAt: c.PINExpiresAt, PINExpiry: a.pinExpiryOut(c), PUKDisclosed: c.PUKDisclosedAt, Doubt: c.Doubt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
 	}
 	if p := c.LastPINChange; !p.At.IsZero() {
-		b.LastPINChange = &pinChangeBody{p.At, string(p.How), p.Operation}
+		b.LastPINChange = &pinChangeBody{p.At, string(p.How), p.Operation, p.Presumed}
 	}
 	if c.Leased(a.Now()) {
 		b.LeasedBy, b.LeasedUntil = c.Lease.Operation, c.Lease.Until
@@ -104,6 +143,14 @@ type createdCredential struct {
 	Location string `header:"Location"`
 	ETag     string `header:"ETag"`
 	Body     credentialBody
+}
+
+// at returns the time that was given, or the zero time.
+func at(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
 }
 
 func (a *API) credentialOperations(api huma.API) {
@@ -119,6 +166,10 @@ func (a *API) credentialOperations(api huma.API) {
 			Template     string       `json:"template" doc:"The credential template, of the same family."`
 			Holder       string       `json:"holder,omitempty" doc:"The user's id."`
 			Label        string       `json:"label,omitempty" doc:"For people." example:"Ada's card"`
+			Serial       string       `json:"serial,omitempty" doc:"Printed on the card; for people."`
+			State        string       `json:"state,omitempty" doc:"Left out, active with issuedAt and else registered." example:"active"`
+			IssuedAt     *time.Time   `json:"issuedAt,omitempty" doc:"When its holder got it with its PIN. From then its PIN expiry flag is set, by the template."`
+			PINExpiresAt *time.Time   `json:"pinExpiresAt,omitempty" doc:"The PIN expiry flag that it has by now, instead."`
 			PUK          *secretInput `json:"puk,omitempty" doc:"The PUK that the card has by now: exactly 8 characters, as PIV has it. It is stored sealed and never shown; the first unblock changes it."`
 			PUKTriesLeft *int         `json:"pukTriesLeft,omitempty" doc:"How many tries the PUK has left, if that is known."`
 			AdminKey     *secretInput `json:"adminKey,omitempty" doc:"The admin key that the card has by now, in hex: 24 bytes for 3DES; 16, 24 or 32 for AES. It is stored sealed and never shown."`
@@ -127,6 +178,7 @@ func (a *API) credentialOperations(api huma.API) {
 		c, b := caller(ctx), in.Body
 		made, err := a.Credentials.Register(ctx, c.Core, c.Actor, credential.New{
 			Family: b.Family, CardID: b.CardID, Template: b.Template, Holder: b.Holder, Label: b.Label,
+			Serial: b.Serial, State: credential.State(b.State), IssuedAt: at(b.IssuedAt), PINExpiresAt: at(b.PINExpiresAt),
 			PUK: b.PUK.text(), PUKTriesLeft: b.PUKTriesLeft, AdminKey: b.AdminKey.text(),
 		})
 		if errors.Is(err, problem.ErrConflict) {
@@ -140,24 +192,35 @@ func (a *API) credentialOperations(api huma.API) {
 
 	register(a, api, operation{
 		id: "list-credentials", summary: "List credentials", method: http.MethodGet, path: "/v1/credentials",
-		action: tenant.ReadCredentials, tag: tag, about: "By id; all, or those that a user holds.",
+		action: tenant.ReadCredentials, tag: tag,
+		about: "All, or those that are all that is asked for. Each filter alone is read from an index, so that only what matches is read. Of several, one is read from its index, the first given of holder, search, cardId, pukDisclosed, withoutFlag, expired, expiringWithinDays, state, template (state and template together from one), and what does not match the others is left out: " +
+			"a page then reads at most ten times its limit, and may be short or empty with more to come after it. By id, or where the filter has another order, by that: expiry, or label and serial.",
 	}, func(ctx context.Context, in *struct {
 		Paging
-		Holder string `query:"holder" maxLength:"60" doc:"Only the credentials that this user holds."`
+		Holder       string `query:"holder" maxLength:"60" doc:"Only the credentials that this user holds."`
+		Template     string `query:"template" maxLength:"60" doc:"Only those with this credential template."`
+		State        string `query:"state" enum:"registered,pinToBeSet,active,blocked,suspended,retired" doc:"Only those in this state."`
+		Expired      bool   `query:"expired" doc:"Only those whose PIN has expired; without retired ones."`
+		Within       int    `query:"expiringWithinDays" minimum:"0" maximum:"3650" doc:"Only those whose PIN expires within so many days, and has not yet; without retired ones."`
+		WithoutFlag  bool   `query:"withoutFlag" doc:"Only those without a PIN expiry flag whose template manages PIN expiry or, with template, of that; without retired ones."`
+		PUKDisclosed bool   `query:"pukDisclosed" doc:"Only those whose PUK somebody knows."`
+		Search       string `query:"search" maxLength:"100" doc:"Only those whose label or serial starts with this, whatever the case."`
+		CardID       string `query:"cardId" maxLength:"64" doc:"Only those whose card id starts with this, in hex."`
 	}) (*Body[List[credentialBody]], error) {
 		id := caller(ctx).Core.Tenant.ID
 		place, err := in.place()
 		if err != nil {
 			return nil, err
 		}
-		var all []credential.Credential
-		var next string
-		if in.Holder != "" {
-			all, next, err = a.Credentials.Held(ctx, id, in.Holder, place, in.Limit)
-		} else {
-			all, next, err = a.Credentials.List(ctx, id, place, in.Limit)
+		f := credential.Filter{Template: in.Template, Holder: in.Holder, State: credential.State(in.State), Expired: in.Expired,
+			WithoutFlag: in.WithoutFlag, PUKDisclosed: in.PUKDisclosed, Search: in.Search, CardID: in.CardID}
+		if in.Within > 0 {
+			f.ExpiringBefore = a.Now().AddDate(0, 0, in.Within)
 		}
-		if err != nil {
+		all, next, err := a.Credentials.Find(ctx, id, f, place, in.Limit)
+		if inv := (*problem.InvalidError)(nil); errors.As(err, &inv) {
+			return nil, wrongQuery(inv.Violations[0].Field, inv.Violations[0].Reason)
+		} else if err != nil {
 			return nil, err
 		}
 		return page(all, next, a.credentialOut), nil
@@ -177,7 +240,8 @@ func (a *API) credentialOperations(api huma.API) {
 	register(a, api, operation{
 		id: "update-credential", summary: "Change a credential", method: http.MethodPatch, path: "/v1/credentials/{credential}",
 		action: tenant.WriteCredentials, tag: tag,
-		about: "Only the fields given are changed; an empty holder or label is cleared. Template and holder stay during an unblock.",
+		about: "Only the fields given are changed; an empty holder, label or serial is cleared. Template, holder and state stay during an unblock: cancel it first. " +
+			"Another template leaves the PIN expiry flag as it is. A state is moved to only from certain others, and suspended and retired, and back, need a reason; back from retired is for administrators.",
 	}, func(ctx context.Context, in *struct {
 		CredentialPath
 		IfMatch
@@ -185,6 +249,9 @@ func (a *API) credentialOperations(api huma.API) {
 			Template *string `json:"template,omitempty" doc:"Another one of the same family."`
 			Holder   *string `json:"holder,omitempty"`
 			Label    *string `json:"label,omitempty"`
+			Serial   *string `json:"serial,omitempty"`
+			State    *string `json:"state,omitempty" doc:"registered, pinToBeSet, active, blocked, suspended or retired." example:"suspended"`
+			Reason   *string `json:"reason,omitempty" doc:"Why the state is another: lost, stolen, damaged, holderLeft, holderAway, found, returned, replaced, mistake or other." example:"lost"`
 		}
 	}) (*Versioned[credentialBody], error) {
 		c := caller(ctx)
@@ -199,10 +266,13 @@ func (a *API) credentialOperations(api huma.API) {
 			}
 			version = old.Version
 		}
-		changed, err := a.Credentials.Update(ctx, c.Core, c.Actor, in.Credential, version, func(about *credential.About) {
+		changed, err := a.Credentials.Update(ctx, c.Core, c.Actor, c.Role, in.Credential, version, func(about *credential.About) {
 			overlay(&about.Template, in.Body.Template)
 			overlay(&about.Holder, in.Body.Holder)
 			overlay(&about.Label, in.Body.Label)
+			overlay(&about.Serial, in.Body.Serial)
+			overlay((*string)(&about.State), in.Body.State)
+			overlay((*string)(&about.Reason), in.Body.Reason)
 		})
 		if version != 0 && errors.Is(err, problem.ErrConflict) {
 			return nil, errPrecondition
@@ -210,6 +280,54 @@ func (a *API) credentialOperations(api huma.API) {
 			return nil, err
 		}
 		return versioned(a.credentialOut(changed), changed.Version), nil
+	})
+
+	register(a, api, operation{
+		id: "pin-changed", summary: "Say that a card's holder has changed its PIN", method: http.MethodPost, path: "/v1/credentials/{credential}/pin-changed",
+		action: tenant.WriteCredentials, tag: tag,
+		about: "As another system has seen it. The PIN expiry flag is set anew by the template, and reminders of the former PIN are not sent any more. Told twice, it changes nothing.",
+	}, func(ctx context.Context, in *struct {
+		CredentialPath
+		Body struct {
+			At *time.Time `json:"at,omitempty" doc:"When; left out, now. Not before the last PIN change on record."`
+		}
+	}) (*Versioned[credentialBody], error) {
+		c := caller(ctx)
+		when := at(in.Body.At)
+		if when.IsZero() {
+			when = a.Now()
+		}
+		changed, err := a.Credentials.PINChangedByHolder(ctx, c.Core, c.Actor, in.Credential, when)
+		if err != nil {
+			return nil, err
+		}
+		return versioned(a.credentialOut(changed), changed.Version), nil
+	})
+
+	register(a, api, operation{
+		id: "list-credential-history", summary: "Read a credential's history", method: http.MethodGet, path: "/v1/credentials/{credential}/history",
+		action: tenant.ReadCredentials, tag: tag, about: "What was done with it, newest first, by whom and why: its part of the audit log.",
+	}, func(ctx context.Context, in *struct {
+		CredentialPath
+		Paging
+	}) (*Body[List[auditBody]], error) {
+		t := caller(ctx).Core.Tenant.ID
+		place, err := in.place()
+		if err != nil {
+			return nil, err
+		}
+		if _, err := a.Credentials.Get(ctx, t, in.Credential); err != nil {
+			return nil, err
+		}
+		records, more, err := audit.Of(ctx, a.Table, t, credential.Subject(in.Credential), place, in.Limit)
+		if err != nil {
+			return nil, err
+		}
+		next := ""
+		if more {
+			next = records[len(records)-1].ID
+		}
+		return page(records, next, auditOut), nil
 	})
 
 	register(a, api, operation{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -23,8 +24,8 @@ func TestCardLife(t *testing.T) {
 		t.Errorf("Location %q, ETag %q", made.header.Get("Location"), made.header.Get("ETag"))
 	}
 	type shown struct {
-		ID, Family, CardID, Template, Holder, Label string
-		PUK                                         struct {
+		ID, Family, CardID, Template, Holder, Label, State string
+		PUK                                                struct {
 			State             string
 			TriesLeft, Former int
 		}
@@ -35,7 +36,7 @@ func TestCardLife(t *testing.T) {
 		f.call("GET", path, f.key, nil).want(200).decode(&s)
 		return s
 	}
-	want := shown{ID: strings.TrimPrefix(path, "/v1/credentials/"), Family: "PIV", CardID: cardID, Template: template, Holder: holder, Label: "Ada's card"}
+	want := shown{ID: strings.TrimPrefix(path, "/v1/credentials/"), Family: "PIV", CardID: cardID, Template: template, Holder: holder, Label: "Ada's card", State: "registered"}
 	want.PUK.State, want.PUK.TriesLeft = "claimed", 3
 	if d := cmp.Diff(want, get()); d != "" {
 		t.Errorf("registered (-want +got):\n%s", d)
@@ -207,6 +208,19 @@ func TestBadCards(t *testing.T) {
 		{"template of the other family", "POST", cards, register("PIV", object{"template": gids}), "body.template", "GIDS"},
 		{"another tenant's template", "POST", cards, register("PIV", object{"template": theirTemplate}), "body.template", "not the id"},
 		{"another tenant's holder", "POST", cards, register("PIV", object{"holder": theirUser}), "body.holder", "not the id"},
+		{"unknown state", "POST", cards, register("PIV", object{"state": "lost"}), "body.state", "suspended or retired"},
+		{"issued in the future", "POST", cards, register("PIV", object{"issuedAt": "2099-01-01T00:00:00Z"}), "body.issuedAt", "future"},
+		{"a flag in the past", "POST", cards, register("PIV", object{"pinExpiresAt": "2020-01-01T00:00:00Z"}), "body.pinExpiresAt", "future"},
+		{"a serial with a line break", "POST", cards, register("PIV", object{"serial": "1\n2"}), "body.serial", "control characters"},
+		{"move to no state", "PATCH", cards + "/" + card, object{"state": "lost"}, "body.state", "suspended or retired"},
+		{"suspended without a reason", "PATCH", cards + "/" + card, object{"state": "suspended"}, "body.reason", "must say why"},
+		{"suspended for no reason that there is", "PATCH", cards + "/" + card, object{"state": "suspended", "reason": "because"}, "body.reason", "lost, stolen"},
+		{"PIN changed in the future", "POST", cards + "/" + card + "/pin-changed", object{"at": "2099-01-01T00:00:00Z"}, "body.at", "future"},
+		{"filter by no state", "GET", cards + "?state=lost", nil, "query.state", "suspended"},
+		{"expiring within a negative time", "GET", cards + "?expiringWithinDays=-1", nil, "query.expiringWithinDays", ">= 0"},
+		{"expired without flag", "GET", cards + "?expired=true&withoutFlag=true", nil, "query.withoutFlag", "no expiry"},
+		{"expired and going to", "GET", cards + "?expired=true&expiringWithinDays=3", nil, "query.expired", "expiringWithinDays"},
+		{"card id prefix not in hex", "GET", cards + "?cardId=xyz", nil, "query.cardId", "hex"},
 		{"unknown field", "POST", cards, register("PIV", object{"pin": "739158"}), "body.pin", "unexpected property"},
 		{"change of family", "PATCH", cards + "/" + card, object{"family": "GIDS"}, "body.family", "unexpected property"},
 		{"change to the other family's template", "PATCH", cards + "/" + card, object{"template": gids}, "body.template", "GIDS"},
@@ -225,7 +239,17 @@ func TestBadCards(t *testing.T) {
 		{"a profile of longer PINs", "POST", templates, object{"name": "x", "family": "PIV", "policy": object{"profile": "windowsHello"}}, "body.policy.minLength", "at most 8"},
 		{"unknown profile", "POST", templates, object{"name": "x", "family": "PIV", "policy": object{"profile": "strict"}}, "body.policy.profile", "windowsHello"},
 		{"unknown channel", "POST", templates, object{"name": "x", "family": "PIV", "channels": []string{"pigeon"}}, "body.channels.0", "operator"},
-		{"self-service without mail", "POST", templates, object{"name": "x", "family": "PIV", "channels": []string{"selfService"}}, "body.messaging", "self-service"},
+		{"self-service without mail", "POST", templates, object{"name": "x", "family": "PIV", "channels": []string{"selfService"}}, "body.messaging", "selfService"},
+		{"offline by a mailed code", "POST", templates, object{"name": "x", "family": "PIV", "proofs": object{"windowsChallengeResponse": "mailedCode"}}, "body.proofs.windowsChallengeResponse", "statement or twoOperators"},
+		{"proof of no channel", "POST", templates, object{"name": "x", "family": "PIV", "proofs": object{"pigeon": "statement"}}, "body.proofs.pigeon", "no channel"},
+		{"a limit of none", "POST", templates, object{"name": "x", "family": "PIV", "limit": object{"count": 0, "days": 7}}, "body.limit", "1 to 50"},
+		{"a reminder on the day", "POST", templates, object{"name": "x", "family": "PIV", "reminders": []object{{"daysBefore": 0}}}, "body.reminders.0.daysBefore", "1 to 365"},
+		{"a reminder before the PIN is there", "POST", templates, object{"name": "x", "family": "PIV", "pinValidDays": 30, "reminders": []object{{"daysBefore": 30}}}, "body.reminders.0.daysBefore", "less than pinValidDays"},
+		{"a reminder twice", "POST", templates, object{"name": "x", "family": "PIV", "reminders": []object{{"daysBefore": 1}, {"daysBefore": 1}}}, "body.reminders.1.daysBefore", "there already"},
+		{"a reminder by nobody", "POST", templates, object{"name": "x", "family": "PIV", "reminders": []object{{"daysBefore": 1}}}, "body.reminders.0.messaging", "has none"},
+		{"a reminder of another kind", "POST", templates, object{"name": "x", "family": "PIV", "reminders": []object{{"daysBefore": 1, "mailTemplate": "pin-reset"}}}, "body.reminders.0.mailTemplate", "card-pin-expiry"},
+		{"operators without an address", "POST", templates, object{"name": "x", "family": "PIV", "operatorMail": "help desk"}, "body.operatorMail", "address"},
+		{"dry run of another family", "POST", templates + "/" + piv + "/preview", object{"name": "x", "family": "GIDS"}, "body.family", "cannot change"},
 		{"unknown messaging", "POST", templates, object{"name": "x", "family": "PIV", "messaging": "nope"}, "body.messaging", "messaging configuration"},
 		{"master key for PIV", "POST", templates, object{"name": "x", "family": "PIV", "masterKey": strings.Repeat("e7", 16)}, "body.masterKey", "PUK"},
 		{"short master key", "POST", templates, object{"name": "x", "family": "GIDS", "masterKey": strings.Repeat("e7", 15)}, "body.masterKey", "16 to 64 bytes"},
@@ -275,5 +299,228 @@ func TestCredentialPages(t *testing.T) {
 		if len(ids) != 23 {
 			t.Errorf("%q lists %d credentials, want 23", query, len(ids))
 		}
+	}
+}
+
+// TestCredentialStates moves a card through its life; what cannot be and who may not is told,
+// and why it was done is in its history.
+func TestCredentialStates(t *testing.T) {
+	f := newFixture(t)
+	operator := f.keyOf("operator")
+	path := "/v1/credentials/" + f.credential(f.key, "PIV")
+	move := func(key, state, reason string) answer {
+		t.Helper()
+		return f.call("PATCH", path, key, object{"state": state, "reason": reason})
+	}
+	if got := move(operator, "suspended", "lost").want(200).text("state"); got != "suspended" {
+		t.Errorf("suspended, it is %s", got)
+	}
+	if p := move(operator, "pinToBeSet", "").problem(); p.Status != 422 {
+		t.Errorf("taken back without a reason: %+v", p)
+	}
+	move(operator, "registered", "found").want(200)
+	if p := move(operator, "blocked", "").want(409).problem(); !strings.Contains(p.Detail, "cannot become blocked, only pinToBeSet, active, suspended or retired") {
+		t.Errorf("blocked before it was active: %q", p.Detail)
+	}
+	move(operator, "active", "").want(200)
+	move(operator, "retired", "holderLeft").want(200)
+	move(operator, "suspended", "mistake").want(403)
+	move(f.keyOf("helpdesk"), "suspended", "mistake").want(403)
+	move(f.key, "active", "mistake").want(409)
+	move(f.key, "suspended", "mistake").want(200)
+
+	var history struct {
+		Items []struct {
+			Action, Reason string
+			Details        map[string]string
+		}
+	}
+	f.call("GET", path+"/history", f.keyOf("helpdesk"), nil).want(200).decode(&history)
+	var got []string
+	for _, r := range history.Items {
+		got = append(got, r.Action+" "+r.Details["from"]+">"+r.Details["state"]+" "+r.Reason)
+	}
+	if d := cmp.Diff([]string{
+		"credential.updated retired>suspended mistake", "credential.updated active>retired holderLeft", "credential.updated registered>active ",
+		"credential.updated suspended>registered found", "credential.updated registered>suspended lost", "credential.registered > ",
+	}, got); d != "" {
+		t.Errorf("history (-want +got):\n%s", d)
+	}
+	f.call("GET", "/v1/credentials/piv-00/history", f.key, nil).want(404)
+}
+
+// TestPINExpiryFlags follows the flag of a card: set at its issue, set anew when its holder
+// has changed the PIN, left alone by a change of the template, and found by the filters.
+func TestPINExpiryFlags(t *testing.T) {
+	f := newFixture(t)
+	messaging := f.outboxConfiguration(f.key)
+	template := object{"name": "Staff", "family": "PIV", "messaging": messaging, "pinValidDays": 30, "channels": []string{"operator"},
+		"reminders": []object{{"daysBefore": 7}, {"daysBefore": 1}}, "operatorMail": "desk@acme.example", "limit": object{"count": 3, "days": 30}}
+	made := f.call("POST", "/v1/card-templates", f.key, template).want(201)
+	id := made.text("id")
+	issued := f.clock.Now().UTC().Truncate(time.Second)
+	register := func(with object) string {
+		t.Helper()
+		body := object{"family": "PIV", "cardId": f.cardID(), "template": id}
+		for name, v := range with {
+			body[name] = v
+		}
+		return f.call("POST", "/v1/credentials", f.key, body).want(201).text("id")
+	}
+	flagged := register(object{"issuedAt": issued, "label": "Ada's card", "serial": "SN-0042"})
+	imported := register(object{"pinExpiresAt": issued.AddDate(0, 0, 90), "state": "active", "label": "Bob's card"})
+	without := register(object{"label": "Carol's card"})
+	type shown struct {
+		State         string
+		PINExpiresAt  time.Time
+		LastPINChange struct{ How string }
+		PINExpiry     struct {
+			Expired bool
+			SetBy   string
+			Notice  struct {
+				Kind, State string
+				DaysBefore  int
+				At          time.Time
+			}
+		}
+	}
+	get := func(id string) (s shown) {
+		t.Helper()
+		f.call("GET", "/v1/credentials/"+id, f.key, nil).want(200).decode(&s)
+		return s
+	}
+	want := shown{State: "active", PINExpiresAt: issued.AddDate(0, 0, 30)}
+	want.LastPINChange.How, want.PINExpiry.SetBy = "issued", "issue"
+	want.PINExpiry.Notice.Kind, want.PINExpiry.Notice.State, want.PINExpiry.Notice.DaysBefore, want.PINExpiry.Notice.At = "reminder", "planned", 7, issued.AddDate(0, 0, 23)
+	if d := cmp.Diff(want, get(flagged)); d != "" {
+		t.Errorf("issued (-want +got):\n%s", d)
+	}
+	if got := get(imported); got.PINExpiry.SetBy != "import" || !got.PINExpiresAt.Equal(issued.AddDate(0, 0, 90)) {
+		t.Errorf("imported with a flag: %+v", got)
+	}
+
+	found := func(query string, want ...string) {
+		t.Helper()
+		var list struct {
+			Items      []struct{ ID string }
+			NextCursor string
+		}
+		f.call("GET", "/v1/credentials?"+query, f.key, nil).want(200).decode(&list)
+		var ids []string
+		for _, c := range list.Items {
+			ids = append(ids, c.ID)
+		}
+		if d := cmp.Diff(want, ids); d != "" || list.NextCursor != "" {
+			t.Errorf("%s, next %q (-want +got):\n%s", query, list.NextCursor, d)
+		}
+	}
+	other := f.credential(f.key, "PIV") // of a template that manages no expiry
+	found("withoutFlag=true", without)
+	found("withoutFlag=true&template="+id, without)
+	found("template="+id, flagged, imported, without)
+	found("template="+id+"&state=active", flagged, imported)
+	found("state=registered&template="+id, without)
+	found("expiringWithinDays=31", flagged)
+	found("expiringWithinDays=91", flagged, imported)
+	found("expired=true")
+	found("search=ADA", flagged)
+	found("search=sn-0", flagged)
+	found("search=%20card")
+	found("cardId="+strings.TrimPrefix(other, "piv-")[:32], other)
+	found("cardId=ff")
+
+	change := func(edit object) object {
+		body := object{}
+		for name, v := range template {
+			body[name] = v
+		}
+		for name, v := range edit {
+			body[name] = v
+		}
+		return body
+	}
+	var preview struct {
+		Cards, WithoutFlag int
+		Changes            []struct{ Field, From, To, Effect string }
+	}
+	shorter := change(object{"pinValidDays": 20, "channels": []string{}})
+	f.call("POST", "/v1/card-templates/"+id+"/preview", f.key, shorter).want(200).decode(&preview)
+	if preview.Cards != 3 || preview.WithoutFlag != 1 || len(preview.Changes) != 2 {
+		t.Fatalf("the dry run says %+v", preview)
+	}
+	if c := preview.Changes[0]; c.Field != "channels.operator" || c.From != "true" || c.To != "false" || !strings.Contains(c.Effect, "under way are finished") {
+		t.Errorf("a channel closed: %+v", c)
+	}
+	if c := preview.Changes[1]; c.Field != "pinValidDays" || c.From != "30" || c.To != "20" || !strings.Contains(c.Effect, "flags that are set stay") {
+		t.Errorf("a shorter life: %+v", c)
+	}
+	if now := f.call("GET", "/v1/card-templates/"+id, f.key, nil).want(200); now.header.Get("ETag") != `"1"` {
+		t.Errorf("the dry run has changed the template: %s", now.header.Get("ETag"))
+	}
+	f.call("PUT", "/v1/card-templates/"+id, f.key, shorter).want(200)
+	if d := cmp.Diff(want, get(flagged)); d != "" {
+		t.Errorf("after a change of the template (-want +got):\n%s", d)
+	}
+
+	f.clock.advance(31 * 24 * time.Hour)
+	if !get(flagged).PINExpiry.Expired {
+		t.Error("the PIN has not expired")
+	}
+	found("expired=true", flagged)
+	found("expiringWithinDays=3650", imported)
+	f.call("POST", "/v1/credentials/"+flagged+"/pin-changed", f.key, object{}).want(200)
+	f.call("POST", "/v1/credentials/"+without+"/pin-changed", f.key, object{"at": f.clock.Now().Add(-time.Hour)}).want(200)
+	if p := f.call("POST", "/v1/credentials/"+without+"/pin-changed", f.key, object{"at": issued}).want(422).problem(); !strings.Contains(p.Errors[0].Message, "before the last PIN change") {
+		t.Errorf("a change before the last: %+v", p)
+	}
+	found("withoutFlag=true")
+	found("expired=true")
+	if got := get(without); got.State != "active" || got.PINExpiry.SetBy != "change" || got.LastPINChange.How != "changedByHolder" || !got.PINExpiresAt.Equal(f.clock.Now().Add(-time.Hour).UTC().Truncate(time.Second).AddDate(0, 0, 20)) {
+		t.Errorf("changed by its holder: %+v", got)
+	}
+}
+
+// TestCardTemplateShown: what a template says is shown as it was said, and what was left out
+// as it is.
+func TestCardTemplateShown(t *testing.T) {
+	f := newFixture(t)
+	messaging := f.outboxConfiguration(f.key)
+	type shown struct {
+		Channels  []string
+		Proofs    map[string]string
+		Limit     *struct{ Count, Days int }
+		Reminders []struct {
+			DaysBefore              int
+			MailTemplate, Messaging string
+		}
+		Custody, OperatorMail string
+	}
+	read := func(body object) (s shown) {
+		t.Helper()
+		path := f.call("POST", "/v1/card-templates", f.key, body).want(201).header.Get("Location")
+		f.call("GET", path, f.key, nil).want(200).decode(&s)
+		return s
+	}
+	want := shown{Channels: []string{}, Custody: "pukEscrowedAndRotated", Proofs: map[string]string{
+		"selfService": "mailedCode", "logonScreen": "mailedCode", "operator": "statement", "selfServiceOffline": "statement", "logonScreenOffline": "statement", "windowsChallengeResponse": "statement",
+	}}
+	got := read(object{"name": "x", "family": "PIV"})
+	if got.Reminders == nil || len(got.Reminders) != 0 {
+		t.Errorf("no reminders are %v", got.Reminders)
+	}
+	got.Reminders = nil
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("left out (-want +got):\n%s", d)
+	}
+	all := []string{"selfService", "operator", "logonScreen", "selfServiceOffline", "logonScreenOffline", "windowsChallengeResponse"}
+	got = read(object{"name": "x", "family": "GIDS", "messaging": messaging, "channels": all, "proofs": object{"operator": "twoOperators", "logonScreen": "statement"},
+		"limit": object{"count": 2, "days": 7}, "reminders": []object{{"daysBefore": 5, "mailTemplate": "card-pin-expiry", "messaging": messaging}}, "operatorMail": "desk@acme.example",
+		"masterKey": strings.Repeat("c5", 32)})
+	if d := cmp.Diff(all, got.Channels); d != "" || got.Proofs["operator"] != "twoOperators" || got.Proofs["logonScreen"] != "statement" || got.Proofs["selfService"] != "mailedCode" ||
+		got.Limit == nil || got.Limit.Count != 2 || got.Limit.Days != 7 || len(got.Reminders) != 1 || got.Reminders[0].Messaging != messaging || got.Custody != "adminKeyDerived" || got.OperatorMail != "desk@acme.example" {
+		t.Errorf("said, it is %+v\n%s", got, d)
+	}
+	if got := read(object{"name": "x", "family": "GIDS"}); got.Custody != "adminKeyEscrowed" {
+		t.Errorf("without a master key, the custody is %s", got.Custody)
 	}
 }

@@ -240,6 +240,8 @@ type fixture struct {
 	platform string // the platform key
 	key      string // of role admin of the tenant acme
 	n        int
+
+	cardTemplates map[string]string // of credential, by key and family
 }
 
 func newFixture(t testing.TB, change ...func(*wiring.Parts)) *fixture {
@@ -490,7 +492,13 @@ func (f *fixture) cardTemplate(key, family string) string {
 // credential registers a card, a PIV card with a PUK.
 func (f *fixture) credential(key, family string) string {
 	f.Helper()
-	body := object{"family": family, "cardId": f.cardID(), "template": f.cardTemplate(key, family)}
+	if f.cardTemplates[key+family] == "" { // a tenant can have a hundred
+		if f.cardTemplates == nil {
+			f.cardTemplates = map[string]string{}
+		}
+		f.cardTemplates[key+family] = f.cardTemplate(key, family)
+	}
+	body := object{"family": family, "cardId": f.cardID(), "template": f.cardTemplates[key+family]}
 	if family == "PIV" {
 		body["puk"] = f.puk()
 	}

@@ -50,12 +50,12 @@ func (r replay) Item() (table.Item, error) {
 
 // idempotent carries out a POST with an Idempotency-Key once: it claims the key
 // before, and keeps the answer after. Guesses at a PIN are never answered from
-// memory.
+// memory, and no answer that unblocks a card is kept.
 func (a *API) idempotent(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := r.Header.Get("Idempotency-Key")
 		c := caller(r.Context())
-		if name == "" || r.Method != http.MethodPost || c.Role == "" || strings.HasPrefix(r.URL.Path, "/v1/pins/") {
+		if name == "" || r.Method != http.MethodPost || c.Role == "" || strings.HasPrefix(r.URL.Path, "/v1/pins/") || strings.HasPrefix(r.URL.Path, offlinePath) {
 			next.ServeHTTP(w, r)
 			return
 		}

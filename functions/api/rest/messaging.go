@@ -512,6 +512,12 @@ func examples(kind mail.TemplateKind, settings tenant.Settings, at func(time.Dur
 	case mail.PINReset:
 		return mail.PINResetValues{Username: username, CustomerName: settings.DisplayName,
 			Card: card, Time: at(0), By: mail.ByYourself(settings.Language), Place: place}
+	case mail.CardPINExpiry:
+		return mail.CardPINExpiryValues{PINExpiration: at(7 * 24 * time.Hour), Days: 7, Username: username, CustomerName: settings.DisplayName, Card: card}
+	case mail.CardPINExpired:
+		return mail.CardPINExpiredValues{PINExpiration: at(0), Username: username, CustomerName: settings.DisplayName, Card: card}
+	case mail.OfflineAnswer:
+		return mail.OfflineAnswerValues{Username: username, CustomerName: settings.DisplayName, Card: card, Time: at(0), By: "Ada Operator"}
 	default:
 		return mail.PINExpiryValues{PINExpiration: at(24 * time.Hour), Username: username, CustomerName: settings.DisplayName}
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pinward/pinward/shared/mail"
+
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/infra/testserver"
 )
@@ -129,8 +131,8 @@ func TestTemplates(t *testing.T) {
 		}
 	}
 	f.call("GET", "/v1/mail-templates", f.key, nil).want(200).decode(&list)
-	if len(list.Items) != 3 || list.Items[0].Predefined || !list.Items[1].Predefined || !list.Items[2].Predefined {
-		t.Errorf("templates are %+v, want the customised one and two as they came", list.Items)
+	if len(list.Items) != len(mail.TemplateKinds()) || list.Items[0].Predefined || !list.Items[1].Predefined || !list.Items[2].Predefined {
+		t.Errorf("templates are %+v, want the customised one and the others as they came", list.Items)
 	}
 	f.call("DELETE", "/v1/mail-templates/pin-expiry", f.key, nil).want(204)
 	if diff := cmp.Diff(came, preview("pin-expiry")); diff != "" {
@@ -156,6 +158,9 @@ func TestTemplateKinds(t *testing.T) {
 		{"pin-expiry", "pin-expiry", "PIN expiry", true, expiry},
 		{"unblock-code", "unblock-code", "Unblock code", true, code},
 		{"pin-reset", "pin-reset", "PIN reset", true, []string{"username", "customer-name", "card", "time", "by", "place"}},
+		{"card-pin-expiry", "card-pin-expiry", "Card PIN expiry", true, []string{"pinExpiration", "days", "username", "customer-name", "card"}},
+		{"card-pin-expired", "card-pin-expired", "Card PIN expired", true, []string{"pinExpiration", "username", "customer-name", "card"}},
+		{"offline-answer", "offline-answer", "Offline unblock code", true, []string{"username", "customer-name", "card", "time", "by"}},
 	}
 	if diff := cmp.Diff(want, list.Items); diff != "" {
 		t.Errorf("templates (-want +got):\n%s", diff)

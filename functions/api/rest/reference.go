@@ -71,7 +71,9 @@ func renderReference(description *huma.OpenAPI) ([]byte, error) {
 			}
 			e := entry{Operation: op}
 			if op.RequestBody != nil {
-				e.Request = outline(description.Components.Schemas, op.RequestBody.Content["application/json"].Schema)
+				if media := op.RequestBody.Content["application/json"]; media != nil {
+					e.Request = outline(description.Components.Schemas, media.Schema)
+				}
 			}
 			for status, response := range op.Responses {
 				if strings.HasPrefix(status, "2") {
@@ -88,7 +90,7 @@ func renderReference(description *huma.OpenAPI) ([]byte, error) {
 			sections[i].Entries = append(sections[i].Entries, e)
 		}
 	}
-	order := []string{"PIN policy", "Users", "PINs", "Settings", "API keys", "Messaging configurations", "Mail templates", "Credential templates", "Credentials", "Bridges", "Audit", "Tenants"}
+	order := []string{"PIN policy", "Users", "PINs", "Settings", "API keys", "Messaging configurations", "Mail templates", "Credential templates", "Credentials", "Imports", "PIN expiry sanity check", "Bridges", "Offline answers", "Audit", "Tenants"}
 	slices.SortFunc(sections, func(a, b section) int { return slices.Index(order, a.Name) - slices.Index(order, b.Name) })
 	methods := []string{"GET", "POST", "PUT", "PATCH", "DELETE"}
 	for _, s := range sections {

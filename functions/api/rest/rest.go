@@ -6,6 +6,7 @@ package rest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -72,7 +73,7 @@ func config() huma.Config {
 	c.Info.Description = "PINs of an organisation's people: policy, generation, verification, expiry and its announcement.\n\n" +
 		"Send the API key as `Authorization: Bearer <key>`. Errors are RFC 9457 problems. " +
 		"A `POST` with an `Idempotency-Key` header that is repeated within 24 hours gets the first answer again, and is not carried out again " +
-		"unless the first was lost or failed on our side (and but for `/v1/pins/...`, whose answers are always new). Times are RFC 3339 in UTC."
+		"unless the first was lost or failed on our side (and but for `/v1/pins/...` and `/v1/offline-answers...`, whose answers are always new). Times are RFC 3339 in UTC."
 	c.DocsPath, c.SchemasPath = "", ""
 	c.CreateHooks = nil // no $schema links in bodies
 	strict := huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
@@ -102,9 +103,12 @@ func (a *API) Describe(api huma.API) {
 	a.messagingOperations(api)
 	a.cardTemplateOperations(api)
 	a.credentialOperations(api)
+	a.importOperations(api)
+	a.sanityOperations(api)
 	a.auditOperations(api)
 	a.bridgeOperations(api)
 	a.unblockOperations(api)
+	a.offlineOperations(api)
 }
 
 // operation is what each operation says of itself.
@@ -116,6 +120,7 @@ type operation struct {
 	status       int  // of success; 0 is 200
 	tag          string
 	about        string // more than the summary says, in Markdown
+	maxBody      int64  // bytes; 0 is MaxBody
 }
 
 const actionKey = "action"
@@ -134,7 +139,7 @@ func register[I, O any](a *API, api huma.API, op operation, handle func(context.
 		Description:   strings.TrimSpace(about),
 		Tags:          []string{op.tag},
 		DefaultStatus: op.status,
-		MaxBodyBytes:  MaxBody,
+		MaxBodyBytes:  cmp.Or(op.maxBody, MaxBody),
 		Security:      security,
 		Metadata:      map[string]any{actionKey: op.action},
 		Middlewares:   huma.Middlewares{guard},

@@ -123,6 +123,30 @@ type settingsBody struct {
 	Language     string         `json:"language" doc:"BCP 47 language tag, in which people read."`
 	PINOnlyLogin bool           `json:"pinOnlyLogin" doc:"PINs made from now on are unique within the tenant, and a kiosk may find a person by PIN alone."`
 	ExpiryMail   expiryMailBody `json:"expiryMail" doc:"How the expiry of PINs is announced."`
+
+	SupportFunctions       bool            `json:"supportFunctions" required:"false" doc:"Administrators may use what repairs many things at once: the PIN expiry sanity check."`
+	SanityCheckAfterImport afterImportBody `json:"sanityCheckAfterImport" required:"false" doc:"Whether the cards without a PIN expiry flag get one by themselves when an import has ended. Needs supportFunctions."`
+}
+
+type afterImportBody struct {
+	Mode       string `json:"mode" required:"false" default:"off" enum:"off,exact,random" doc:"exact: the template's validity after that day; random: any of the days around it, each as likely."`
+	BeforeDays int    `json:"beforeDays" required:"false" doc:"Of random: days before. Templates with a validity of no more days are left out."`
+	AfterDays  int    `json:"afterDays" required:"false" doc:"Of random: days after."`
+}
+
+func (b afterImportBody) check() tenant.SanityCheck {
+	return tenant.SanityCheck{On: b.Mode == "exact" || b.Mode == "random", Random: b.Mode == "random", Before: b.BeforeDays, After: b.AfterDays}
+}
+
+func afterImportOut(c tenant.SanityCheck) afterImportBody {
+	b := afterImportBody{"off", c.Before, c.After}
+	switch {
+	case c.On && c.Random:
+		b.Mode = "random"
+	case c.On:
+		b.Mode = "exact"
+	}
+	return b
 }
 
 type expiryMailBody struct {
@@ -131,7 +155,7 @@ type expiryMailBody struct {
 }
 
 func settingsOut(s tenant.Settings) settingsBody {
-	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail)}
+	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), s.SupportFunctions, afterImportOut(s.AfterImport)}
 }
 
 func (a *API) settingsOperations(api huma.API) {
@@ -166,6 +190,7 @@ func (a *API) settingsOperations(api huma.API) {
 		s := tenant.Settings{
 			DisplayName: in.Body.DisplayName, TimeZone: in.Body.TimeZone, Language: in.Body.Language,
 			PINOnlyLogin: in.Body.PINOnlyLogin, ExpiryMail: tenant.ExpiryMailRefs(in.Body.ExpiryMail),
+			SupportFunctions: in.Body.SupportFunctions, AfterImport: in.Body.SanityCheckAfterImport.check(),
 		}
 		var vs problem.Violations
 		if err := vs.Merge(s.Validate()); err != nil {

@@ -19,7 +19,7 @@ import (
 // UnblockFields are an unblock as it is shown.
 type UnblockFields struct {
 	ID         string       `json:"id"`
-	Kind       string       `json:"kind" enum:"unblock,reconcile" doc:"reconcile: Pinward itself finds out what an unblock has done whose answer was lost."`
+	Kind       string       `json:"kind" enum:"unblock,reconcile,rotate" doc:"reconcile: Pinward itself finds out what an unblock has done whose answer was lost. rotate: it changes a PUK that was told to somebody."`
 	Credential string       `json:"credential"`
 	Bridge     string       `json:"bridge"`
 	Channel    string       `json:"channel,omitempty" enum:"selfService,operator"`
@@ -115,7 +115,7 @@ func (a *API) unblockOperations(api huma.API) {
 		Body struct {
 			Credential string `json:"credential" maxLength:"100"`
 			Bridge     string `json:"bridge" maxLength:"60" doc:"Where the card is, or is going to be."`
-			Channel    string `json:"channel" enum:"selfService,operator"`
+			Channel    string `json:"channel" enum:"selfService,operator,logonScreen"`
 			Statement  string `json:"statement,omitempty" maxLength:"500" doc:"With operator: how the person was identified." example:"staff badge, known in person"`
 		}
 	}) (*createdUnblock, error) {
@@ -124,7 +124,7 @@ func (a *API) unblockOperations(api huma.API) {
 			return nil, fmt.Errorf("%w: role kiosk starts unblocks by selfService only", problem.ErrForbidden)
 		}
 		op, err := a.Unblocks.Create(ctx, c.Core, c.Actor, unblock.Request{Credential: in.Body.Credential, Bridge: in.Body.Bridge,
-			Channel: credential.Channel(in.Body.Channel), Statement: in.Body.Statement})
+			Channel: credential.Channel(in.Body.Channel), Statement: in.Body.Statement, Unattended: c.Role == tenant.RoleKiosk})
 		shown, err := a.showUnblock(ctx, op, err)
 		if err != nil {
 			return nil, err
@@ -178,6 +178,16 @@ func (a *API) unblockOperations(api huma.API) {
 	}) (*Body[UnblockFields], error) {
 		c := caller(ctx)
 		op, err := a.Unblocks.Prove(ctx, c.Core, c.Actor, in.Unblock, in.Body.Code.Text)
+		return a.showUnblock(ctx, op, err)
+	})
+
+	register(a, api, operation{
+		id: "approve-unblock", summary: "Approve an unblock as the second operator", method: http.MethodPost, path: "/v1/unblocks/{unblock}/approve",
+		action: tenant.WriteCredentials, tag: tag,
+		about: "Where the card's template wants two operators, within 15 minutes. Who has started it cannot.",
+	}, func(ctx context.Context, in *UnblockPath) (*Body[UnblockFields], error) {
+		c := caller(ctx)
+		op, err := a.Unblocks.Approve(ctx, c.Core, c.Actor, in.Unblock)
 		return a.showUnblock(ctx, op, err)
 	})
 

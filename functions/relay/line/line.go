@@ -126,6 +126,8 @@ func (l *Line) Message(ctx context.Context, connection string, data []byte) erro
 		return c.readers(ctx, *m.Readers)
 	case m.Result != nil:
 		return c.result(ctx, *m.Result)
+	case m.Offline != nil:
+		return c.offline(ctx, *m.Offline)
 	}
 	return c.person(ctx, m)
 }
@@ -169,9 +171,14 @@ func (l *Line) hello(ctx context.Context, connection string, h relay.Hello) erro
 			l.Log.InfoContext(ctx, "former connection not closed", "bridge", bridge.ID, "cause", err)
 		}
 	}
+	offline, err := l.Tenants.OfflineKey(ctx, core)
+	if err != nil {
+		return err
+	}
 	return l.post(ctx, connection, relay.Message{Welcome: &relay.Welcome{
 		Time: l.Now().UTC(), Organisation: core.Tenant.Settings.DisplayName,
 		KeepAliveSeconds: int(keepAlive / time.Second), ReconnectSeconds: int(reconnect / time.Second),
+		Offline: offline.PublicKey().Bytes(),
 	}})
 }
 
@@ -297,9 +304,32 @@ func (c call) identified(ctx context.Context, r relay.Result) error {
 	case !now.Identify.Finished():
 		return c.ask(ctx, now)
 	case now.Credential != "":
-		return c.Unblocks.Seen(ctx, c.core, b, c.session, now)
+		err := errors.Join(c.known(ctx, now.Credential), c.Unblocks.SeenOffline(ctx, c.core, now))
+		return errors.Join(err, c.Unblocks.Seen(ctx, c.core, b, c.session, now))
 	}
 	return nil
+}
+
+// known tells the bridge what it is to keep of a card for when it has no connection.
+func (c call) known(ctx context.Context, id string) error {
+	cred, err := c.Credentials.Get(ctx, c.core.Tenant.ID, id)
+	if err != nil {
+		return err
+	}
+	t, err := c.Credentials.Template(ctx, c.core.Tenant.ID, cred.Template)
+	if err != nil {
+		return err
+	}
+	return c.post(ctx, c.connection, relay.Message{Known: &relay.Known{Credential: id, Policy: &t.Policy,
+		Offline: t.Allows(credential.SelfServiceOffline), LogonScreen: t.Allows(credential.LogonScreenOffline)}})
+}
+
+// offline takes in what the bridge has done without a connection, and lets it forget that.
+func (c call) offline(ctx context.Context, o relay.Offline) error {
+	if err := c.Unblocks.Reported(ctx, c.core, c.bridge, o); err != nil {
+		return fmt.Errorf("offline unblock %s: %w", o.ID, err)
+	}
+	return c.post(ctx, c.connection, relay.Message{Ack: &relay.Ack{Operation: o.ID, Part: 1}})
 }
 
 // person answers what a person at the bridge asks for.
@@ -311,7 +341,11 @@ func (c call) person(ctx context.Context, m relay.Message) error {
 	switch {
 	case m.Start != nil:
 		ref = m.Start.Ref
-		op, err = c.Unblocks.AtBridge(ctx, c.core, c.bridge, m.Start.Insertion)
+		at := c.Unblocks.AtBridge
+		if m.Start.LogonScreen {
+			at = c.Unblocks.AtLogonScreen
+		}
+		op, err = at(ctx, c.core, c.bridge, m.Start.Insertion)
 	case m.Prove != nil:
 		ref = m.Prove.Ref
 		op, err = c.own(ctx, m.Prove.Operation, func(id string) (unblock.Operation, error) {

@@ -1,5 +1,5 @@
 // Package due is the sweep: it announces PINs that are about to expire and
-// deletes those that have. What it costs follows what is due, not what exists.
+// deletes those that have; those of cards it only announces. What it costs follows what is due, not what exists.
 //
 // Its invariant: a notice is claimed before its mail is sent and marked after,
 // each in a conditional write, so a crash at any step loses no mail, and a mail
@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
@@ -29,13 +30,14 @@ import (
 
 // Sweep does what is due. All fields must be set.
 type Sweep struct {
-	Table    table.Table
-	Tenants  *tenant.Tenants
-	Users    *user.Users
-	Unblocks *unblock.Unblocks
-	Senders  mail.Senders
-	Now      func() time.Time
-	Log      *slog.Logger
+	Table       table.Table
+	Tenants     *tenant.Tenants
+	Users       *user.Users
+	Credentials *credential.Credentials
+	Unblocks    *unblock.Unblocks
+	Senders     mail.Senders
+	Now         func() time.Time
+	Log         *slog.Logger
 }
 
 const (
@@ -48,6 +50,7 @@ const (
 	shardsAt = 4                // shards at once
 
 	unblocksAt = 200 // unblocks a shard and sweep
+	runsAt     = 20  // runs of the sanity check a shard and sweep
 )
 
 // Report counts what a sweep did.
@@ -66,6 +69,9 @@ type Report struct {
 	Unfinished  bool `json:"unfinished"`  // time ran out with more to do
 
 	Unblocks unblock.Report `json:"unblocks,omitzero"` // of Handle
+	Cards    CardReport     `json:"cards,omitzero"`    // of Handle
+
+	SanityRuns credential.RunReport `json:"sanityRuns,omitzero"` // of Handle
 }
 
 // add adds another report's counts.
@@ -110,16 +116,35 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 			if unblocks, err = s.Unblocks.Sweep(ctx, unblocksAt); err != nil {
 				s.Log.ErrorContext(ctx, "sweep cannot handle unblocks", "cause", err)
 			}
-			if unblocks.Due > 0 {
-				s.Log.InfoContext(ctx, "sweep of unblocks", "report", unblocks)
+			answers, err := s.Unblocks.SweepAnswers(ctx, unblocksAt)
+			if err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot handle offline answers", "cause", err)
+			}
+			unblocks.Due, unblocks.Told = unblocks.Due+answers.Due, unblocks.Told+answers.Told
+			unblocks.Errors, unblocks.More = unblocks.Errors+answers.Errors, unblocks.More+answers.More
+			return nil
+		})
+	}
+	var runs credential.RunReport
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and so do runs of the sanity check
+		g.Go(func() (err error) {
+			if runs, err = s.Credentials.SweepRuns(ctx, runsAt); err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot go on with runs of the sanity check", "cause", err)
 			}
 			return nil
 		})
 	}
+	var cards CardReport
+	g.Go(func() error {
+		cards = s.Cards(ctx, event.Shards...)
+		return nil
+	})
 	report := s.Run(ctx, event.Shards...)
 	_ = g.Wait()
-	report.Unblocks = unblocks
-	report.Errors += unblocks.Errors
+	report.Unblocks, report.Cards = unblocks, cards
+	report.SanityRuns = runs
+	report.Errors += unblocks.Errors + cards.Errors + runs.Errors
+	report.Unfinished = report.Unfinished || cards.Unfinished
 	if report.Errors > 0 || report.Unfinished {
 		return report, fmt.Errorf("left for the next sweep: %d items that could not be handled, and more that there was no time for: %t", report.Errors, report.Unfinished)
 	}
@@ -356,7 +381,6 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 		return deliveries
 	}
 	results := o.sender.Send(ctx, messages)
-	answers := func(r mail.Result) bool { return r.Outcome == mail.Accepted || r.Outcome == mail.Refused }
 	if !slices.ContainsFunc(results, answers) {
 		o.down.Store(true)
 	}
@@ -373,6 +397,9 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 	}
 	return deliveries
 }
+
+// answers tells whether a mail system has said something of a message.
+func answers(r mail.Result) bool { return r.Outcome == mail.Accepted || r.Outcome == mail.Refused }
 
 // office loads a tenant once a run.
 func (r *run) office(ctx context.Context, id table.TenantID) *office {

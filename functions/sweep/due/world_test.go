@@ -74,8 +74,9 @@ func newWorld(tb testing.TB, over table.Table) *world {
 		Now:     now,
 		Log:     slog.New(slog.DiscardHandler),
 	}
+	w.Credentials = &credential.Credentials{Table: over, Audit: log, Now: now, Rand: rand.Reader}
 	w.Unblocks = &unblock.Unblocks{Table: over, Tenants: w.Tenants, Users: w.Users, Senders: w.Senders, Audit: log, Now: now, Rand: rand.Reader, Log: w.Sweep.Log,
-		Credentials: &credential.Credentials{Table: over, Audit: log, Now: now, Rand: rand.Reader}}
+		Credentials: w.Credentials}
 	w.open(acme)
 	return w
 }
@@ -198,9 +199,9 @@ func (w *world) move(u user.User, address string) {
 
 // over returns the same sweep with another table.
 func (w *world) over(t table.Table) *Sweep {
-	s, tenants, users, unblocks := *w.Sweep, *w.Tenants, *w.Users, *w.Unblocks
-	tenants.Table, users.Table, unblocks.Table = t, t, t
-	s.Table, s.Tenants, s.Users, s.Unblocks = t, &tenants, &users, &unblocks
+	s, tenants, users, credentials, unblocks := *w.Sweep, *w.Tenants, *w.Users, *w.Credentials, *w.Unblocks
+	tenants.Table, users.Table, credentials.Table, unblocks.Table = t, t, t, t
+	s.Table, s.Tenants, s.Users, s.Credentials, s.Unblocks = t, &tenants, &users, &credentials, &unblocks
 	return &s
 }
 

@@ -1,0 +1,180 @@
+package rest_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/google/go-cmp/cmp"
+)
+
+type importShown struct {
+	ID, State, Template string
+	DryRun              bool
+	Rows                struct{ Taken, Updated, Unchanged, Refused int }
+	Parts               []struct {
+		Part int
+		Done bool
+	}
+	Warnings []string
+}
+
+// importOf begins an import of PIV cards and returns its path.
+func (f *fixture) importOf(key string, more object) string {
+	f.Helper()
+	var templates struct{ Items []struct{ ID, Family string } }
+	f.call("GET", "/v1/card-templates", key, nil).want(200).decode(&templates)
+	i := slices.IndexFunc(templates.Items, func(t struct{ ID, Family string }) bool { return t.Family == "PIV" })
+	template := ""
+	if i >= 0 { // a tenant has no more than 100
+		template = templates.Items[i].ID
+	} else {
+		template = f.cardTemplate(key, "PIV")
+	}
+	body := object{"format": "csv", "template": template}
+	for name, v := range more {
+		body[name] = v
+	}
+	return f.call("POST", "/v1/imports", key, body).want(201).header.Get("Location")
+}
+
+// TestImport sends a file in two parts: what an operator sees of it on the way and at its
+// end, and of the cards.
+func TestImport(t *testing.T) {
+	f := newFixture(t)
+	one, two, three, code := f.cardID(), f.cardID(), f.cardID(), f.puk()
+	canary.secret("puk", code)
+	sealed := f.puk()
+	canary.secret("puk", sealed)
+	holder := f.call("POST", "/v1/users", f.key, object{"username": "import-holder"}).want(201).text("id")
+
+	var public jose.JSONWebKey
+	key := f.call("GET", "/v1/import-key", f.key, nil).want(200)
+	f.must(public.UnmarshalJSON(key.body))
+	encrypter, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.KeyAlgorithm(public.Algorithm), Key: public.Key, KeyID: public.KeyID}, nil)
+	f.must(err)
+	jwe, err := encrypter.Encrypt([]byte(sealed))
+	f.must(err)
+	compact, err := jwe.CompactSerialize()
+	f.must(err)
+
+	path := f.importOf(f.key, object{"columns": object{"cardId": "GUID", "puk": "Code", "holderUsername": "User", "pinExpiresAt": "Until"}})
+	first := "GUID;Code;User;Until\r\n"
+	if p := f.call("PUT", path+"/parts/1", f.key, first, "Content-Type", "text/csv").want(422).problem(); !strings.Contains(p.Errors[0].Message, "no header") || p.Errors[0].Location != "body.part" {
+		t.Errorf("with semicolons: %+v", p.Errors)
+	}
+	first = strings.ReplaceAll(first, ";", ",") + one + "," + code + ",IMPORT-holder,2031-01-31\r\n" + two + ",1234567,,\r\n"
+	second := two + "," + compact + ",,\r\n" + three + ",,=cmd,\r\n"
+	f.call("PUT", path+"/parts/2", f.key, second, "Content-Type", "text/csv").want(409)
+	for range 2 { // the second time it changes nothing
+		f.call("PUT", path+"/parts/1", f.key, first, "Content-Type", "text/csv").want(200)
+	}
+	get := func() (s importShown) {
+		t.Helper()
+		f.call("GET", path, f.key, nil).want(200).decode(&s)
+		return s
+	}
+	if s := get(); s.State != "open" || s.Rows.Taken != 1 || s.Rows.Refused != 1 || len(s.Parts) != 1 || !s.Parts[0].Done || len(s.Warnings) != 1 {
+		t.Errorf("on the way: %+v", s)
+	}
+	f.call("PUT", path+"/parts/2", f.key, second, "Content-Type", "application/x-ndjson").want(200) // in base64 through API Gateway
+	f.call("POST", path+"/finish", f.key, nil).want(200)
+	if s := get(); s.State != "finished" || s.Rows.Taken != 2 || s.Rows.Refused != 2 {
+		t.Errorf("at the end: %+v", s)
+	}
+	result := f.call("GET", path+"/result", f.key, nil).want(200)
+	want := "part,line,card,outcome,column,reason\n" +
+		"1,3,piv-" + strings.ToLower(two) + ",refused,Code,\"must have exactly 8 characters, as every PIV card's PUK has; a card that was given a shorter one must be given a new one first\"\n" +
+		"2,5,piv-" + strings.ToLower(three) + ",refused,User,names no user\n"
+	if d := cmp.Diff(want, string(result.body)); d != "" || !strings.HasPrefix(result.header.Get("Content-Type"), "text/csv") {
+		t.Errorf("%q (-want +got):\n%s", result.header.Get("Content-Type"), d)
+	}
+	var card struct {
+		Holder, PINExpiresAt string
+		PUK                  struct{ State string }
+		Import               struct {
+			ID         string
+			Part, Line int
+		}
+	}
+	f.call("GET", "/v1/credentials/piv-"+strings.ToLower(one), f.key, nil).want(200).decode(&card)
+	if card.Holder != holder || card.PINExpiresAt != "2031-01-30T23:00:00Z" || card.PUK.State != "claimed" { // midnight in Berlin
+		t.Errorf("the card is %+v", card)
+	}
+	f.call("GET", "/v1/credentials/piv-"+strings.ToLower(two), f.key, nil).want(200).decode(&card)
+	if card.PUK.State != "claimed" || card.Import.Part != 2 || card.Import.Line != 1 || !strings.HasSuffix(path, card.Import.ID) {
+		t.Errorf("the card with the encrypted PUK is %+v", card)
+	}
+	if a := f.call("GET", "/v1/audit?subject=import/"+strings.TrimPrefix(path, "/v1/imports/"), f.key, nil).want(200); !strings.Contains(string(a.body), strings.ToLower(one)) {
+		t.Errorf("the import's audit log does not name the card: %s", a.body)
+	}
+	var list struct{ Items []importShown }
+	f.call("GET", "/v1/imports", f.key, nil).want(200).decode(&list)
+	if len(list.Items) != 1 || list.Items[0].State != "finished" {
+		t.Errorf("listed %+v", list)
+	}
+	f.call("PUT", path+"/parts/3", f.key, second, "Content-Type", "text/csv").want(409)
+	f.call("POST", path+"/cancel", f.key, nil).want(409)
+	f.call("PUT", path+"/parts/2001", f.key, second, "Content-Type", "text/csv").want(422)
+	f.call("POST", "/v1/imports", f.key, object{"format": "csv", "columns": object{"cardId": "a", "pin": "b"}, "template": "x"}).want(422)
+}
+
+// TestImportParts: a part of 4 MiB passes API Gateway, however it is sent; one over its
+// limit is told so.
+func TestImportParts(t *testing.T) {
+	f := newFixture(t)
+	path := f.importOf(f.key, object{"dryRun": true})
+	text := "cardId\n" + strings.Repeat("xx\n", (4<<20)/3-10)
+	f.call("PUT", path+"/parts/1", f.key, text, "Content-Type", "application/octet-stream").want(200)
+	a, err := http.NewRequest("PUT", f.url+path+"/parts/2", strings.NewReader(strings.Repeat("xx\n", 10_000_000/3)))
+	f.must(err)
+	a.Header.Set("Authorization", "Bearer "+f.key)
+	resp, err := http.DefaultClient.Do(a)
+	f.must(err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("10 MB: %s", resp.Status)
+	}
+}
+
+// TestImportLoop runs the commands that the description gives, on a file of several parts.
+func TestImportLoop(t *testing.T) {
+	for _, tool := range []string{"sh", "split", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("NOT TESTED: %v", err)
+		}
+	}
+	f := newFixture(t)
+	var loop string
+	for _, op := range f.operations() {
+		if op.OperationID == "create-import" {
+			_, rest, _ := strings.Cut(op.Description, "`")
+			loop, _, _ = strings.Cut(rest, "`")
+		}
+	}
+	path := f.importOf(f.key, nil)
+	dir := t.TempDir()
+	var b strings.Builder
+	b.WriteString("cardId,label\n")
+	for range 3000 {
+		fmt.Fprintf(&b, "%s,Card\n", f.cardID())
+	}
+	f.must(os.WriteFile(filepath.Join(dir, "cards.csv"), []byte(b.String()), 0o600))
+	loop = strings.Replace(loop, "4m", "50k", 1)
+	cmd := exec.Command("sh", "-c", loop)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "KEY="+f.key, "API="+f.url, "ID="+strings.TrimPrefix(path, "/v1/imports/"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", loop, err, out)
+	}
+	var s importShown
+	f.call("POST", path+"/finish", f.key, nil).want(200).decode(&s)
+	if s.Rows.Taken != 3000 || len(s.Parts) != 3 {
+		t.Errorf("%+v", s)
+	}
+}
