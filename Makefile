@@ -8,7 +8,7 @@
 # with cards in software.
 TAGS := $(shell pkg-config --exists libpcsclite 2>/dev/null || echo -tags=nopcsc)
 
-.PHONY: run unblock test race check build bench deps clean
+.PHONY: run unblock test race check build pam bench deps clean
 
 run:
 	go run ./infra/local $(ARGS)
@@ -47,6 +47,11 @@ build:
 	go build -trimpath -o build/pinward ./infra/local
 	go build $(TAGS) -trimpath -ldflags "-s -w" -o build/bridge ./bridge
 	@for a in amd64 arm64; do echo "build/bridge-windows-$$a.exe"; CGO_ENABLED=0 GOOS=windows GOARCH=$$a go build -trimpath -ldflags "-s -w" -o build/bridge-windows-$$a.exe ./bridge || exit 1; done
+
+# The module for logins and locked screens on Linux; it needs gcc and libpam0g-dev.
+pam:
+	mkdir -p build
+	gcc -O2 -Wall -fPIC -shared -o build/pam_pinward.so bridge/pam/pam_pinward.c -lpam
 
 bench: deps
 	go test -run '^$$' -bench . -benchmem $(TAGS) ./...

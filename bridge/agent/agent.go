@@ -22,7 +22,7 @@ import (
 	"github.com/pinward/pinward/shared/relay"
 )
 
-// Config is what an agent works with. All of it must be given but TLS.
+// Config is what an agent works with. All of it must be given but TLS, Offline and LogonScreen.
 type Config struct {
 	Session   relay.Session
 	Enrolment *enrolment.Enrolment
@@ -34,6 +34,21 @@ type Config struct {
 	Log       *slog.Logger
 	Now       func() time.Time
 	Rand      io.Reader // cryptographic
+	Offline   Offline
+	// LogonScreen: the person of a Terminal is at a locked screen or a login.
+	LogonScreen bool
+}
+
+// Offline is what is kept for when there is no connection.
+type Offline interface {
+	// Key keeps the tenant's offline public key.
+	Key(key []byte) error
+	// Know keeps what the cloud tells of a card.
+	Know(known relay.Known) error
+	// Done is what was done without a connection and is not acknowledged, and Acknowledge
+	// forgets it.
+	Done() ([]relay.Offline, error)
+	Acknowledge(id string) error
 }
 
 // Agent is a bridge at work, for one session.

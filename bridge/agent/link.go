@@ -89,6 +89,7 @@ type link struct {
 	welcome chan relay.Welcome
 	ended   chan error    // one, when nothing more is read
 	patient time.Duration // how long nothing may be heard; 0 before Welcome
+	toldAt  time.Time     // when it was told last what was done offline
 }
 
 // connect makes a connection and serves it until it is lost.
@@ -161,6 +162,11 @@ func (l *link) read() error {
 			l.offset = clock{m.Welcome.Time, now}
 			l.mu.Unlock()
 			l.patient = 2*keepAlive(*m.Welcome) + 10*time.Second
+			if l.Offline != nil && m.Welcome.Offline != nil {
+				if err := l.Offline.Key(m.Welcome.Offline); err != nil {
+					l.Log.Error("the organisation's offline key is not kept", "reason", err)
+				}
+			}
 			select {
 			case l.welcome <- *m.Welcome:
 			default:
@@ -169,6 +175,10 @@ func (l *link) read() error {
 			return &GoodbyeError{m.Goodbye.Code, m.Goodbye.Reason}
 		case m.Run != nil && l.patient > 0: // before Welcome its deadline cannot be checked
 			l.take(*m.Run, l.number)
+		case m.Known != nil && l.Offline != nil:
+			if err := l.Offline.Know(*m.Known); err != nil {
+				l.Log.Error("what is known of a card is not kept", "reason", err)
+			}
 		case m.Ack != nil:
 			l.acknowledged(*m.Ack)
 		case m.Operation != nil:
@@ -188,6 +198,11 @@ func (l *link) acknowledged(ack relay.Ack) {
 	l.mu.Unlock()
 	if err := l.Journal.Acknowledge(ack.Operation, ack.Part, l.cloudNow()); err != nil {
 		l.Log.Error("a result will be told again", "reason", err)
+	}
+	if l.Offline != nil {
+		if err := l.Offline.Acknowledge(ack.Operation); err != nil {
+			l.Log.Error("what was done offline will be told again", "reason", err)
+		}
 	}
 	l.wake()
 }
@@ -291,6 +306,19 @@ func (l *link) deliver(again time.Duration) error {
 	l.mu.Unlock()
 	for _, r := range results {
 		if err := l.send(relay.Message{Result: &r}); err != nil {
+			return err
+		}
+	}
+	if l.Offline == nil || !l.toldAt.IsZero() && now.Sub(l.toldAt) < again {
+		return nil
+	}
+	l.toldAt = now
+	done, err := l.Offline.Done()
+	if err != nil {
+		l.Log.Error("what was done offline is missing", "reason", err)
+	}
+	for _, d := range done {
+		if err := l.send(relay.Message{Offline: &d}); err != nil {
 			return err
 		}
 	}

@@ -66,7 +66,7 @@ type answer struct {
 // ErrDisconnected, the context's, and why Run has ended.
 func (a *Agent) Start(ctx context.Context, reader, insertion string) (relay.Operation, error) {
 	return a.ask(ctx, func(ref string) relay.Message {
-		return relay.Message{Start: &relay.Start{Ref: ref, Reader: reader, Insertion: insertion}}
+		return relay.Message{Start: &relay.Start{Ref: ref, Reader: reader, Insertion: insertion, LogonScreen: a.LogonScreen}}
 	})
 }
 

@@ -81,7 +81,16 @@ it is told to stop. SIGTERM and Ctrl-C let a script finish that runs.`, nil, run
 	{"unblock", "", "give the card in a reader a new PIN, at this terminal", `Gives a blocked card a new PIN: asks for the code that is mailed to you, or goes on with an
 unblock that an operator has started, and asks for the new PIN, which leaves this machine
 only for the card. Ctrl-C cancels it. Where the input is no terminal its lines are the
-answers: the reader's number if it is asked for, the code, the new PIN twice.`, nil, unblock},
+answers: the reader's number if it is asked for, the code, the new PIN twice.
+
+With -offline it needs no connection: it shows a challenge that you read out to your help
+desk, and takes the response that they read out to you in place of the code.`,
+		func(fs *flag.FlagSet, o *options) {
+			fs.BoolVar(&o.offline, "offline", false, "without a connection, by challenge and response with the help desk")
+		}, unblock},
+	{"pam", "", "offer an unblock at a locked screen or a login (for pam_pinward.so)", `Speaks with pam_pinward.so: where a card is in a reader whose PIN is blocked, it offers to
+unblock it, with a mailed code or with the help desk. It says nothing where there is nothing
+to offer.`, nil, pam},
 	{"status", "", "say how things are", `Says what this bridge is, whether it can connect (without disturbing one that runs), whether
 the clock is right, what readers and cards there are, and how many results wait for the
 cloud.`, nil, status},
@@ -90,8 +99,8 @@ cloud.`, nil, status},
 
 // options are what flags set.
 type options struct {
-	dir, ca, soft string
-	force         bool
+	dir, ca, soft  string
+	force, offline bool
 }
 
 // program is a command that runs.
@@ -322,6 +331,7 @@ func (p *program) prepare(session relay.Session, level slog.Level) (*work, error
 	return &work{agent.Config{
 		Session: session, Enrolment: e, Source: source, Journal: journal.New(disk), Program: Version, System: system, TLS: c,
 		Log: slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: level})), Now: time.Now, Rand: rand.Reader,
+		Offline: memory{disk, e, p.dir},
 	}, disk}, nil
 }
 

@@ -18,6 +18,8 @@ type prompt struct {
 	// fd is the terminal, with its state before; -1 without one.
 	fd     int
 	before *term.State
+	// lines, if set, is a conversation of PAM.
+	lines *lines
 }
 
 func newPrompt(in io.Reader, out io.Writer) *prompt {
@@ -32,7 +34,13 @@ func newPrompt(in io.Reader, out io.Writer) *prompt {
 
 func (p *prompt) isTerminal() bool { return p.fd >= 0 }
 
-func (p *prompt) say(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
+func (p *prompt) say(format string, args ...any) {
+	if p.lines != nil {
+		p.lines.write("I", fmt.Sprintf(format, args...))
+		return
+	}
+	fmt.Fprintf(p.out, format+"\n", args...)
+}
 
 // errNoAnswer: the input has ended.
 var errNoAnswer = errors.New("the input has ended where an answer was needed")
@@ -40,6 +48,12 @@ var errNoAnswer = errors.New("the input has ended where an answer was needed")
 // ask returns what is answered, without the end of the line. hidden is not shown where it
 // is typed.
 func (p *prompt) ask(ctx context.Context, question string, hidden bool) ([]byte, error) {
+	switch {
+	case p.lines != nil && hidden:
+		p.lines.write("P", question)
+	case p.lines != nil:
+		p.lines.write("E", question)
+	}
 	fmt.Fprint(p.out, question)
 	type line struct {
 		text []byte

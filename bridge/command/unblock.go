@@ -21,6 +21,9 @@ func unblock(ctx context.Context, p *program) error {
 		return err
 	}
 	defer w.close()
+	if p.offline {
+		return unblockOffline(ctx, p, w)
+	}
 	a, err := agent.New(w.Config)
 	if err != nil {
 		return err
@@ -53,7 +56,7 @@ const (
 )
 
 func (d *dialogue) unblock(ctx context.Context, organisation string) error {
-	if !d.isTerminal() {
+	if !d.isTerminal() && d.lines == nil {
 		d.say("The input is no terminal: its lines are taken as answers.")
 	}
 	d.say("Unblock a card of %s. Ctrl-C cancels.", organisation)
@@ -289,27 +292,10 @@ func (d *dialogue) givePIN(ctx context.Context) error {
 	}
 	d.op.Violations = nil
 	d.tell(rule(d.op.Policy))
-	first, err := d.ask(ctx, "New PIN: ", true)
+	first, err := d.askPIN(ctx, d.op.Policy)
 	defer clear(first)
 	if err != nil || len(first) == 0 {
 		return err
-	}
-	if d.op.Policy != nil {
-		if broken := d.op.Policy.Check(secret.New(string(first)), pin.Context{}); len(broken) > 0 {
-			for _, v := range broken {
-				d.say("The new PIN %s.", v.Reason)
-			}
-			return nil
-		}
-	}
-	second, err := d.ask(ctx, "The same again: ", true)
-	defer clear(second)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(first, second) {
-		d.say("The two are not the same.")
-		return nil
 	}
 	op, err := d.agent.Ready(ctx, d.op.ID, first)
 	var problem *agent.ProblemError
@@ -322,6 +308,33 @@ func (d *dialogue) givePIN(ctx context.Context) error {
 		d.op = op
 	}
 	return err
+}
+
+// askPIN asks for a new PIN twice. It returns none if it was not given, or was not right.
+func (p *prompt) askPIN(ctx context.Context, policy *pin.Policy) ([]byte, error) {
+	first, err := p.ask(ctx, "New PIN: ", true)
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	if policy != nil {
+		if broken := policy.Check(secret.New(string(first)), pin.Context{}); len(broken) > 0 {
+			clear(first)
+			for _, v := range broken {
+				p.say("The new PIN %s.", v.Reason)
+			}
+			return nil, nil
+		}
+	}
+	second, err := p.ask(ctx, "The same again: ", true)
+	defer clear(second)
+	if err == nil && bytes.Equal(first, second) {
+		return first, nil
+	}
+	clear(first)
+	if err == nil {
+		p.say("The two are not the same.")
+	}
+	return nil, err
 }
 
 // rule says what a new PIN may be.

@@ -41,6 +41,8 @@ type Enrolment struct {
 
 	Identity ed25519.PrivateKey
 	Sealing  *ecdh.PrivateKey
+	// Offline is the tenant's offline public key of 32 bytes; nil if it was not told yet.
+	Offline []byte
 }
 
 // ErrNotEnrolled: there is no enrolment in the folder.
@@ -65,6 +67,7 @@ type stored struct {
 	At           time.Time `json:"enrolledAt"`
 	Identity     []byte    `json:"identity"` // the seed of RFC 8032
 	Sealing      []byte    `json:"sealing"`
+	Offline      []byte    `json:"offline,omitempty"`
 }
 
 const version = 1
@@ -107,7 +110,7 @@ func decode(b []byte) (*Enrolment, error) {
 	if err != nil || len(s.Identity) != ed25519.SeedSize || s.Tenant == "" || !name.MatchString(s.Bridge) || s.Relay == "" {
 		return nil, errors.New("it lacks a key, or who the bridge is")
 	}
-	return &Enrolment{s.Tenant, s.Bridge, s.Name, s.Organisation, s.Relay, s.API, s.CA, s.At, ed25519.NewKeyFromSeed(s.Identity), sealing}, nil
+	return &Enrolment{s.Tenant, s.Bridge, s.Name, s.Organisation, s.Relay, s.API, s.CA, s.At, ed25519.NewKeyFromSeed(s.Identity), sealing, s.Offline}, nil
 }
 
 // Request is what to enrol with.
@@ -165,7 +168,7 @@ func Enrol(ctx context.Context, client *http.Client, rand io.Reader, now time.Ti
 	if answer.Tenant == "" || !name.MatchString(answer.Bridge) {
 		return nil, fmt.Errorf("enrol at %s: it does not say which bridge this is", api)
 	}
-	e := &Enrolment{answer.Tenant, answer.Bridge, answer.Name, answer.Organisation, answer.Relay, api, r.CA, now.UTC().Truncate(time.Second), identity, sealing}
+	e := &Enrolment{answer.Tenant, answer.Bridge, answer.Name, answer.Organisation, answer.Relay, api, r.CA, now.UTC().Truncate(time.Second), identity, sealing, answer.Offline}
 	if err := e.store(f, path); err != nil {
 		return nil, fmt.Errorf("store enrolment: %w", err)
 	}
@@ -173,7 +176,7 @@ func Enrol(ctx context.Context, client *http.Client, rand io.Reader, now time.Ti
 }
 
 func (e *Enrolment) store(f *os.File, path string) error {
-	b, err := json.MarshalIndent(stored{version, e.Tenant, e.Bridge, e.Name, e.Organisation, e.Relay, e.API, e.CA, e.At, e.Identity.Seed(), e.Sealing.Bytes()}, "", "  ")
+	b, err := json.MarshalIndent(stored{version, e.Tenant, e.Bridge, e.Name, e.Organisation, e.Relay, e.API, e.CA, e.At, e.Identity.Seed(), e.Sealing.Bytes(), e.Offline}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -191,6 +194,35 @@ func (e *Enrolment) store(f *os.File, path string) error {
 		err = syncFolder(filepath.Dir(path))
 	}
 	return err
+}
+
+// KeepOffline keeps the tenant's offline public key, which a bridge that was enrolled before
+// there was one learns later. One that is there is never replaced: whoever could do that
+// would get to know the PUKs that are read out.
+func (e *Enrolment) KeepOffline(dir string, key []byte) error {
+	if e.Offline != nil {
+		if !bytes.Equal(e.Offline, key) {
+			return fmt.Errorf("%w: this bridge has another offline key of its organisation; enrol it anew, if that is right", problem.ErrConflict)
+		}
+		return nil
+	}
+	if _, err := ecdh.X25519().NewPublicKey(key); err != nil {
+		return problem.Invalid("malformed", "offline", "must be an X25519 public key of 32 bytes")
+	}
+	f, err := os.CreateTemp(dir, "new-")
+	if err == nil {
+		defer os.Remove(f.Name())
+		defer f.Close()
+		with := *e
+		with.Offline = key
+		if err = with.store(f, filepath.Join(dir, fileName)); err == nil {
+			e.Offline = key
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("store enrolment: %w", err)
+	}
+	return nil
 }
 
 // name is what a bridge's id may be: it names a folder.

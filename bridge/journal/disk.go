@@ -33,6 +33,7 @@ const keepFor = 90 * 24 * time.Hour
 
 const (
 	recordSuffix  = ".json"
+	offlineSuffix = ".offline"
 	processPrefix = "process-"
 	temporary     = "new"     // a record that is being written
 	marker        = "journal" // is in every folder of a Disk
@@ -105,6 +106,11 @@ func (d *Disk) clean(now time.Time) error {
 		if process, ok := strings.CutPrefix(name, processPrefix); ok && !d.Alive(process) {
 			_ = os.Remove(d.path(name))
 		}
+		if strings.HasSuffix(name, offlineSuffix) {
+			if o, err := d.readOffline(name); err == nil && len(o.Done) == 0 && now.Sub(o.Latest) > keepFor {
+				_ = os.Remove(d.path(name))
+			}
+		}
 		if !strings.HasSuffix(name, recordSuffix) {
 			continue
 		}
@@ -134,8 +140,7 @@ func (d *Disk) Alive(process string) bool {
 
 // Update implements Memory.
 func (d *Disk) Update(credential string, change func(Record) (Record, bool)) error {
-	hash := sha256.Sum256([]byte(credential))
-	name := hex.EncodeToString(hash[:16]) + recordSuffix
+	name := fileOf(credential) + recordSuffix
 	return d.locked(func() error {
 		r, err := d.read(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -152,6 +157,11 @@ func (d *Disk) Update(credential string, change func(Record) (Record, bool)) err
 		}
 		return nil
 	})
+}
+
+func fileOf(credential string) string {
+	hash := sha256.Sum256([]byte(credential))
+	return hex.EncodeToString(hash[:16])
 }
 
 // Each implements Memory.
@@ -212,7 +222,7 @@ func (d *Disk) read(name string) (Record, error) {
 
 // write replaces a file, so that it is the old or the new one whatever happens, and the new
 // one once write has returned.
-func (d *Disk) write(name string, r Record) error {
+func (d *Disk) write(name string, r any) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err

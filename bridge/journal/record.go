@@ -14,6 +14,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pinward/pinward/shared/apdu"
+	"github.com/pinward/pinward/shared/offline"
 	"github.com/pinward/pinward/shared/relay"
 )
 
@@ -36,6 +38,8 @@ type Entry struct {
 	Part      int           `json:"part"`
 	Process   string        `json:"process"`          // that runs it, or did
 	Result    *relay.Result `json:"result,omitempty"` // nil: begun, and not ended
+	// PUKStep counts from 1 the last step that changes the card's PUK; 0 if none does.
+	PUKStep int `json:"pukStep,omitempty"`
 }
 
 // Action is what to do with a script.
@@ -104,7 +108,7 @@ func (r Record) Verdict(run relay.Run, now time.Time, running func(Entry) bool) 
 func (r Record) Begun(run relay.Run, process string, now time.Time) Record {
 	s := run.Script
 	r.Credential, r.Fence, r.Operation, r.Part, r.At = run.Credential, max(r.Fence, s.Fence), s.Operation, s.Part, now
-	r.Entries = append(slices.Clone(r.Entries), Entry{Operation: s.Operation, Part: s.Part, Process: process})
+	r.Entries = append(slices.Clone(r.Entries), Entry{Operation: s.Operation, Part: s.Part, Process: process, PUKStep: pukStep(s)})
 	return r
 }
 
@@ -142,4 +146,63 @@ func (r Record) Waiting(running func(Entry) bool) []relay.Result {
 
 func (r Record) find(operation string, part int) int {
 	return slices.IndexFunc(r.Entries, func(e Entry) bool { return e.Operation == operation && e.Part == part })
+}
+
+// pukStep finds CHANGE REFERENCE DATA (SP 800-73, 3.2.2), which the allow-list lets through
+// for the PUK only.
+func pukStep(s apdu.Script) int {
+	const insChangeReferenceData = 0x24
+	for i := len(s.Steps); i > 0; i-- {
+		if s.Steps[i-1].Command.INS == insChangeReferenceData {
+			return i
+		}
+	}
+	return 0
+}
+
+// Report tells what has become of the card's PUK by scripts that are not acknowledged.
+func (r Record) Report() offline.Report {
+	report := offline.Report{Fence: r.Fence}
+	for _, e := range r.Entries {
+		switch change := e.change(); {
+		case change == offline.InDoubt, report.Change == offline.InDoubt:
+			report.Change = offline.InDoubt
+		case change == offline.Changed, report.Change == offline.Changed:
+			report.Change = offline.Changed
+		case change != offline.Acknowledged:
+			report.Change = change
+		}
+	}
+	return report
+}
+
+func (e Entry) change() offline.Change {
+	if e.PUKStep == 0 {
+		return offline.Acknowledged
+	}
+	if e.Result == nil || e.Result.Interrupted {
+		return offline.InDoubt
+	}
+	step, run := e.PUKStep-1, e.Result.Run
+	switch {
+	case e.Result.Refusal != "":
+		return offline.Unchanged
+	case step < len(run.Responses):
+		switch sw := run.Responses[step].SW; {
+		case sw == apdu.SWOK:
+			return offline.Changed
+		case NotDone(sw):
+			return offline.Unchanged
+		}
+		return offline.InDoubt
+	case run.End == apdu.Lost && run.Step == step && run.Uncertain:
+		return offline.InDoubt
+	}
+	return offline.Unchanged
+}
+
+// NotDone tells whether a card says that it has not carried out a command that presents a
+// PIN or PUK (ISO 7816-4, tables 5 and 6). Other SWs, such as 65 and 6F, leave it open.
+func NotDone(sw apdu.SW) bool {
+	return slices.Contains([]apdu.SW{0x63, 0x64, 0x67, 0x68, 0x69, 0x6A, 0x6B, 0x6C, 0x6D, 0x6E}, sw>>8)
 }

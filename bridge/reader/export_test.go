@@ -18,7 +18,7 @@ func (p *PCSC) WithoutPlugAndPlay() *PCSC {
 // Windows does.
 func (p *PCSC) OpenUnguarded(ctx context.Context, reader string, insertion int64) (*Session, error) {
 	return p.slots.open(ctx, p.limits, reader, insertion, func(card any) (link, error) {
-		l, err := p.dial(reader, card)
+		l, err := p.dial(reader, card, scard.ShareShared)
 		if err == nil {
 			err = l.card.EndTransaction(scard.LeaveCard)
 		}

@@ -265,12 +265,59 @@ func (p *PCSC) hasPlugAndPlay(sc *scard.Context) bool {
 // Open implements Source.
 func (p *PCSC) Open(ctx context.Context, reader string, insertion int64) (*Session, error) {
 	return p.slots.open(ctx, p.limits, reader, insertion, func(card any) (link, error) {
-		l, err := p.dial(reader, card)
+		l, err := p.dial(reader, card, scard.ShareShared)
 		if err != nil {
 			return nil, translate(err)
 		}
 		return l, nil
 	})
+}
+
+// Keep implements Keeper. A program that has connected to the card, as desktops have them,
+// keeps it from being had alone.
+func (p *PCSC) Keep(ctx context.Context, reader string, insertion int64, idle time.Duration) (*Session, error) {
+	limits := p.limits
+	limits.Idle = idle
+	return p.slots.open(ctx, limits, reader, insertion, func(card any) (link, error) {
+		l, err := p.dial(reader, card, scard.ShareExclusive)
+		if errors.Is(err, scard.ErrSharingViolation) {
+			l, err = p.dial(reader, card, scard.ShareShared)
+		}
+		if err != nil {
+			return nil, translate(err)
+		}
+		return &keptLink{pcscLink: l}, nil
+	})
+}
+
+// keptLink is a connection whose transaction can be paused.
+type keptLink struct {
+	*pcscLink
+	paused bool
+}
+
+func (l *keptLink) pause() {
+	if !l.paused {
+		_ = l.card.EndTransaction(scard.LeaveCard)
+		l.paused = true
+	}
+}
+
+func (l *keptLink) transmit(command []byte) ([]byte, error) {
+	if l.paused {
+		if err := l.card.BeginTransaction(); err != nil {
+			return nil, translate(err)
+		}
+		l.paused = false
+	}
+	return l.pcscLink.transmit(command)
+}
+
+func (l *keptLink) close(reset bool) {
+	if l.paused && reset {
+		_ = l.card.Disconnect(scard.ResetCard)
+	}
+	l.pcscLink.close(reset)
 }
 
 // pcscLink is a connection with its transaction.
@@ -280,12 +327,12 @@ type pcscLink struct {
 }
 
 // dial begins a transaction on a card if it is the one told.
-func (p *PCSC) dial(reader string, told any) (l *pcscLink, err error) {
+func (p *PCSC) dial(reader string, told any, share scard.ShareMode) (l *pcscLink, err error) {
 	l = &pcscLink{}
 	if l.sc, err = scard.EstablishContext(); err != nil {
 		return nil, err
 	}
-	if l.card, err = l.sc.Connect(reader, scard.ShareShared, scard.ProtocolAny); err != nil {
+	if l.card, err = l.sc.Connect(reader, share, scard.ProtocolAny); err != nil {
 		_ = l.sc.Release()
 		return nil, err
 	}
@@ -295,7 +342,7 @@ func (p *PCSC) dial(reader string, told any) (l *pcscLink, err error) {
 			break
 		}
 		// Another program did that since Connect. Nothing is lost yet.
-		if err = l.card.Reconnect(scard.ShareShared, scard.ProtocolAny, scard.LeaveCard); err == nil {
+		if err = l.card.Reconnect(share, scard.ProtocolAny, scard.LeaveCard); err == nil {
 			err = l.card.BeginTransaction()
 		}
 	}

@@ -57,6 +57,8 @@ func TestPCSC(t *testing.T) {
 		{"killed in a session", testKilledInSession},
 		{"killed while a card is silent", testKilledSilent},
 		{"no reader, no service", testNoReader},
+		{"kept beside another program", testKept},
+		{"kept alone", testKeptAlone},
 		{"without plug and play", testPolling},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.test(t, d, pcscRig(t, d, 0)) })
@@ -267,5 +269,61 @@ func TestTPDU(t *testing.T) {
 		if got := reader.TPDU(unhex(test.command)); !bytes.Equal(got, unhex(test.want)) {
 			t.Errorf("%s: % X, want %s", test.command, got, test.want)
 		}
+	}
+}
+
+// kept begins to keep a card, and pauses.
+func kept(t *testing.T, r rig) *reader.Session {
+	t.Helper()
+	s, _, in := r.begin(t, newCard(t, softcard.PivApplet), reader.DefaultLimits)
+	session, err := s.(reader.Keeper).Keep(t.Context(), r.name, in, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(session.Close)
+	exchange(t, session)
+	session.Pause()
+	return session
+}
+
+func exchange(t *testing.T, s *reader.Session) {
+	t.Helper()
+	if b, err := s.Transmit(t.Context(), []byte{0x00, 0xA4, 0x04, 0x00, 0x05, 0xA0, 0x00, 0x00, 0x03, 0x08}); err != nil || len(b) < 2 {
+		t.Fatalf("%X, %v", b, err)
+	}
+}
+
+// testKeptAlone keeps a card for longer than a transaction may last; nobody else gets it.
+func testKeptAlone(t *testing.T, _ *pcscd.Daemon, r rig) {
+	session := kept(t, r)
+	sc, err := scard.EstablishContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sc.Release()
+	if c, err := sc.Connect(r.name, scard.ShareShared, scard.ProtocolAny); !errors.Is(err, scard.ErrSharingViolation) {
+		_ = c.Disconnect(scard.LeaveCard)
+		t.Errorf("another program: %v", err)
+	}
+	time.Sleep(reader.DefaultLimits.Idle + 500*time.Millisecond)
+	exchange(t, session)
+}
+
+// testKept keeps a card that another program has open already, and resets while it is
+// paused: that is told.
+func testKept(t *testing.T, _ *pcscd.Daemon, r rig) {
+	out := newCard(t, softcard.PivApplet)
+	s, _, in := r.begin(t, out, reader.DefaultLimits)
+	reset := r.rival()
+	session, err := s.(reader.Keeper).Keep(t.Context(), r.name, in, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	exchange(t, session)
+	session.Pause()
+	reset()
+	if _, err := session.Transmit(t.Context(), []byte{0x00, 0xA4, 0x04, 0x00, 0x00}); !errors.Is(err, reader.ErrReset) {
+		t.Errorf("after another program's reset: %v", err)
 	}
 }

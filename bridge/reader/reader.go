@@ -23,6 +23,16 @@ type Source interface {
 	Open(ctx context.Context, reader string, insertion int64) (*Session, error)
 }
 
+// Keeper is a Source that can keep a card for as long as a person needs.
+type Keeper interface {
+	Source
+	// Keep is Open of a session that may be idle for so long. While it is paused there is
+	// no transaction: where the card can be had for this program alone, no other one gets
+	// to it; else one may reset it, and then the session is over, or use it, and then the
+	// card may have forgotten what it was told, and says so.
+	Keep(ctx context.Context, reader string, insertion int64, idle time.Duration) (*Session, error)
+}
+
 // Kind is a kind of event.
 type Kind string
 

@@ -26,6 +26,7 @@ type Session struct {
 	silent func() // the card is to be told as silent until the session is gone
 
 	commands chan []byte
+	pauses   chan struct{}
 	answers  chan answer
 	over     chan struct{} // closed when nothing goes to the card any more
 	gone     chan struct{} // closed when the card is let go
@@ -42,7 +43,7 @@ type answer struct {
 func newSession(limits Limits, silent func()) *Session {
 	return &Session{
 		limits: limits, silent: silent,
-		commands: make(chan []byte), answers: make(chan answer, 1),
+		commands: make(chan []byte), pauses: make(chan struct{}), answers: make(chan answer, 1),
 		over: make(chan struct{}), gone: make(chan struct{}),
 	}
 }
@@ -85,6 +86,17 @@ func (s *Session) Transmit(ctx context.Context, command []byte) ([]byte, error) 
 	}
 }
 
+// Pause lets others speak to the card until the next command, in a session of Keep.
+func (s *Session) Pause() {
+	select {
+	case s.pauses <- struct{}{}:
+	case <-s.over:
+	}
+}
+
+// pauser is a link of a session that can be paused.
+type pauser interface{ pause() }
+
 // Close ends the session and waits until the card is let go.
 func (s *Session) Close() {
 	s.end(ErrClosed)
@@ -124,6 +136,10 @@ func (s *Session) serve(l link) {
 			return
 		case <-idle.C:
 			s.end(ErrHeld)
+		case <-s.pauses:
+			if p, ok := l.(pauser); ok {
+				p.pause()
+			}
 		case command := <-s.commands:
 			select {
 			case <-s.over: // at the same time

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // SoftReader is a reader in software: infra/softcard's Reader is one.
@@ -76,7 +77,18 @@ func (s *Soft) Watch(ctx context.Context) <-chan Event {
 
 // Open implements Source.
 func (s *Soft) Open(ctx context.Context, reader string, insertion int64) (*Session, error) {
-	return s.slots.open(ctx, s.limits, reader, insertion, func(card any) (link, error) {
+	return s.open(ctx, s.limits, reader, insertion)
+}
+
+// Keep implements Keeper.
+func (s *Soft) Keep(ctx context.Context, reader string, insertion int64, idle time.Duration) (*Session, error) {
+	limits := s.limits
+	limits.Idle = idle
+	return s.open(ctx, limits, reader, insertion)
+}
+
+func (s *Soft) open(ctx context.Context, limits Limits, reader string, insertion int64) (*Session, error) {
+	return s.slots.open(ctx, limits, reader, insertion, func(card any) (link, error) {
 		c, err := s.connect()
 		l := softLink{c, card.(<-chan struct{}), s.reset}
 		if err != nil || l.removed() {
