@@ -81,7 +81,8 @@ func (im Import) columns(data []byte) ([]Field, error) {
 	}
 	if len(unknown) > 0 && !im.IgnoreOthers {
 		// Their names are not repeated: this may be no header at all.
-		vs.Add("unknown", "part", "has columns that the import does not know, by number: %s; name them in the import, or let it ignore others", strings.Join(unknown[:min(len(unknown), 20)], ", "))
+		vs.Add("unknown", "part", "has columns that the import does not know, by number: %s; those it knows are %s: name others in the import, or let it ignore them",
+			strings.Join(unknown[:min(len(unknown), 20)], ", "), fieldNames())
 	}
 	for f, name := range im.Columns {
 		if !slices.Contains(fields, f) {
