@@ -32,6 +32,7 @@ import (
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/relay"
 	"github.com/pinward/pinward/shared/secret"
+	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/dynamo"
 	"github.com/pinward/pinward/shared/tenant"
 	"github.com/pinward/pinward/shared/unblock"
@@ -190,7 +191,7 @@ func TestBootstraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []due.Report{
-		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}},
+		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}, SanityRuns: credential.RunReport{Due: 1, Ended: 1}},
 		{},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -290,6 +291,23 @@ func (c *cloud) age(t *testing.T, d *desk) {
 		t.Fatal(err)
 	}
 	c.bridges.take(d.connection)
+
+	// A card came by an import, after which the tenant wants the sanity check.
+	cred, err := then.Credentials.Get(t.Context(), "demo", d.credential)
+	if err == nil {
+		_, err = then.Credentials.Register(t.Context(), core, by, credential.New{Family: "PIV", CardID: "00112233445566778899AABBCCDDEEFF", Template: cred.Template})
+	}
+	core.Tenant.Settings.SupportFunctions, core.Tenant.Settings.AfterImport.On = true, true
+	var run []table.Op
+	if err == nil {
+		run, err = then.Credentials.AfterImport(t.Context(), core)
+	}
+	if err == nil {
+		err = then.Table.Write(t.Context(), run...)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // session is a client of a function behind an HTTP API.

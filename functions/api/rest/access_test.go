@@ -206,11 +206,10 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 	})
 	make("{cardTemplate}", func() string { return f.cardTemplate(f.key, "PIV") })
 	make("{unblock}", func() string {
-		if op.OperationID != "prove-unblock" {
-			return f.started(f.key, "operator")
-		}
 		id := f.started(f.key, "selfService")
-		body = object{"code": f.mailedCode(id)}
+		if op.OperationID == "prove-unblock" {
+			body = object{"code": f.mailedCode(id)}
+		}
 		return id
 	})
 	make("{import}", func() string {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinward/pinward/infra/testserver"
 )
 
 type importShown struct {
@@ -146,9 +148,8 @@ func TestImportParts(t *testing.T) {
 // TestImportLoop runs the commands that the description gives, on a file of several parts.
 func TestImportLoop(t *testing.T) {
 	for _, tool := range []string{"sh", "split", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("NOT TESTED: %v", err)
-		}
+		_, err := exec.LookPath(tool)
+		testserver.Need(t, err)
 	}
 	f := newFixture(t)
 	var loop string

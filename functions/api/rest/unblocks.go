@@ -99,6 +99,17 @@ func (a *API) showUnblock(ctx context.Context, op unblock.Operation, err error) 
 	return answer(a.unblockOut(op, shown, b, core.Tenant)), nil
 }
 
+// unblockFor returns an operation to a caller who may have to do with it: a kiosk, where
+// nobody tells who stands there, only with those that a mailed code proves.
+func (a *API) unblockFor(ctx context.Context, id string) (unblock.Operation, error) {
+	c := caller(ctx)
+	op, err := a.Unblocks.Get(ctx, c.Core.Tenant.ID, id)
+	if err == nil && c.Role == tenant.RoleKiosk && op.Proof.SentTo == "" {
+		return unblock.Operation{}, fmt.Errorf("unblock %w", problem.ErrNotFound)
+	}
+	return op, err
+}
+
 // UnblockPath names an unblock in a path.
 type UnblockPath struct {
 	Unblock string `path:"unblock" maxLength:"60"`
@@ -162,7 +173,7 @@ func (a *API) unblockOperations(api huma.API) {
 		id: "get-unblock", summary: "Get an unblock", method: http.MethodGet, path: "/v1/unblocks/{unblock}",
 		action: tenant.ReadUnblock, tag: tag, about: "With what is to be done next.",
 	}, func(ctx context.Context, in *UnblockPath) (*Body[UnblockFields], error) {
-		op, err := a.Unblocks.Get(ctx, caller(ctx).Core.Tenant.ID, in.Unblock)
+		op, err := a.unblockFor(ctx, in.Unblock)
 		return a.showUnblock(ctx, op, err)
 	})
 
@@ -177,7 +188,10 @@ func (a *API) unblockOperations(api huma.API) {
 		}
 	}) (*Body[UnblockFields], error) {
 		c := caller(ctx)
-		op, err := a.Unblocks.Prove(ctx, c.Core, c.Actor, in.Unblock, in.Body.Code.Text)
+		op, err := a.unblockFor(ctx, in.Unblock)
+		if err == nil {
+			op, err = a.Unblocks.Prove(ctx, c.Core, c.Actor, in.Unblock, in.Body.Code.Text)
+		}
 		return a.showUnblock(ctx, op, err)
 	})
 
@@ -214,7 +228,10 @@ func (a *API) unblockOperations(api huma.API) {
 		if err := vs.Err(); err != nil {
 			return nil, err
 		}
-		op, err := a.Unblocks.GivePIN(ctx, c.Core, c.Actor, in.Unblock, sealed)
+		op, err := a.unblockFor(ctx, in.Unblock)
+		if err == nil {
+			op, err = a.Unblocks.GivePIN(ctx, c.Core, c.Actor, in.Unblock, sealed)
+		}
 		return a.showUnblock(ctx, op, err)
 	})
 
@@ -223,7 +240,10 @@ func (a *API) unblockOperations(api huma.API) {
 		action: tenant.StartUnblock, tag: tag,
 		about: "Sends the bridge again what may have been lost on its way; the card is never given it twice. Needed only if an unblock stays running for more than a few seconds.",
 	}, func(ctx context.Context, in *UnblockPath) (*Body[UnblockFields], error) {
-		op, err := a.Unblocks.Look(ctx, caller(ctx).Core, in.Unblock)
+		op, err := a.unblockFor(ctx, in.Unblock)
+		if err == nil {
+			op, err = a.Unblocks.Look(ctx, caller(ctx).Core, in.Unblock)
+		}
 		return a.showUnblock(ctx, op, err)
 	})
 
@@ -233,7 +253,10 @@ func (a *API) unblockOperations(api huma.API) {
 		about: "As long as the card is not being spoken to. One that is over stays as it is.",
 	}, func(ctx context.Context, in *UnblockPath) (*Body[UnblockFields], error) {
 		c := caller(ctx)
-		op, err := a.Unblocks.Cancel(ctx, c.Core, c.Actor, in.Unblock)
+		op, err := a.unblockFor(ctx, in.Unblock)
+		if err == nil {
+			op, err = a.Unblocks.Cancel(ctx, c.Core, c.Actor, in.Unblock)
+		}
 		return a.showUnblock(ctx, op, err)
 	})
 }

@@ -392,3 +392,20 @@ func TestUnblockGuessesAtOnce(t *testing.T) {
 		t.Errorf("answered: %v", answers)
 	}
 }
+
+// TestKioskAndOperatorsUnblock: a kiosk has nothing to do with what an operator has started,
+// though it knows its id.
+func TestKioskAndOperatorsUnblock(t *testing.T) {
+	f := newFixture(t)
+	kiosk := f.keyOf("kiosk")
+	path := "/v1/unblocks/" + f.started(f.key, "operator")
+	sealed := object{"encapsulated": strings.Repeat("00", 32), "ciphertext": strings.Repeat("00", 81)}
+	f.call("GET", path, kiosk, nil).want(404)
+	f.call("POST", path+"/pin", kiosk, sealed).want(404)
+	f.call("POST", path+"/resume", kiosk, nil).want(404)
+	f.call("POST", path+"/cancel", kiosk, nil).want(404)
+	if state := f.call("GET", path, f.key, nil).want(200).text("state"); state != "proven" {
+		t.Errorf("it is %s, want proven as before", state)
+	}
+	f.call("GET", "/v1/unblocks/"+f.started(f.key, "selfService"), kiosk, nil).want(200)
+}
