@@ -56,6 +56,10 @@ func FamilyNamed(name string) (*Family, error) {
 	return nil, fmt.Errorf("card family %q: %w", name, problem.ErrNotFound)
 }
 
+// HasPUK tells whether the PINs of such cards are reset by a PUK; those of others are by an
+// admin key.
+func (f *Family) HasPUK() bool { return f.takeCustody != "" }
+
 // Policy returns the usual policy for the PINs of such cards.
 func (f *Family) Policy() pin.Policy {
 	p := pin.Default()
@@ -97,7 +101,7 @@ func (f *Family) CheckPolicy(p pin.Policy) error {
 // zero Custody, and 0. An error that is a Failure says why it must not begin.
 func (f *Family) Unblock(id string, c Custody, next int) (State, error) {
 	s, err := f.begin(id, f.unblock, c)
-	if err != nil || f.reconcile == "" {
+	if err != nil || !f.HasPUK() {
 		return s, err
 	}
 	s.Custody, err = c.propose(next)

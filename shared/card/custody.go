@@ -73,8 +73,11 @@ func Claim(slot int, counter RetryCounter) Custody {
 	return c.Observe(counter)
 }
 
+// None tells that there is no custody: the card has no PUK, or none is known.
+func (c Custody) None() bool { return c == Custody{} }
+
 // InDoubt tells whether Reconcile must be done before a PUK can be changed.
-func (c Custody) InDoubt() bool { return c.Stage != Settled || c.Tries < c.Most }
+func (c Custody) InDoubt() bool { return !c.None() && (c.Stage != Settled || c.Tries < c.Most) }
 
 // Observe takes note of how many tries the PUK has left, as read from the card or said
 // by an operator. Both must be later than any script that may still run on the card:

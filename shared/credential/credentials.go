@@ -255,12 +255,7 @@ func isCardID(family, cardID string) bool {
 // with an admin key.
 func hasPUK(family string) bool {
 	f, err := card.FamilyNamed(family)
-	if err != nil {
-		return false
-	}
-	_, err = f.TakeCustody("", card.Custody{}, 0)
-	var failure card.Failure
-	return !errors.As(err, &failure) || failure.Reason != card.NotSupported
+	return err == nil && f.HasPUK()
 }
 
 // references returns the conditions under which c, which was old, may name its template

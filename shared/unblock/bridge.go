@@ -232,9 +232,9 @@ func (us *Unblocks) Seen(ctx context.Context, core tenant.Core, b tenant.Bridge,
 	switch {
 	case cred.Leased(us.Now()), cred.Stuck != "":
 		return nil
-	case cred.Custody != (card.Custody{}) && !cred.PUKDisclosedAt.IsZero():
+	case !cred.Custody.None() && !cred.PUKDisclosedAt.IsZero():
 		return us.maintain(ctx, core, Rotate, b.ID, Place{session, r.Name, r.Insertion}, cred)
-	case cred.Custody != (card.Custody{}) && cred.Custody.InDoubt():
+	case cred.Custody.InDoubt():
 		return us.maintain(ctx, core, Reconcile, b.ID, Place{session, r.Name, r.Insertion}, cred)
 	case cred.Doubt != "":
 		op, l, err := us.step(ctx, core, system, cred.Doubt, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {

@@ -38,45 +38,65 @@ type Report struct {
 // Sweep concludes the operations whose time is over and mails what is still to be mailed,
 // up to limit a shard. One operation's error does not stop the rest.
 func (us *Unblocks) Sweep(ctx context.Context, limit int) (Report, error) {
-	var total Report
+	return us.sweep(ctx, limit, table.UnblockDueShards, table.UnblocksDueBefore, us.due)
+}
+
+// sweeper goes through what is due: it remembers the tenants it has loaded.
+type sweeper struct {
+	*Unblocks
+	cores map[table.TenantID]tenant.Core
+	total Report
+}
+
+func (us *Unblocks) sweep(ctx context.Context, limit, shards int, dueBefore func(shard int, at time.Time) table.Range,
+	handle func(context.Context, *sweeper, table.Item) error) (Report, error) {
+	s := sweeper{us, map[table.TenantID]tenant.Core{}, Report{}}
 	var errs []error
-	cores := map[table.TenantID]tenant.Core{}
-	for shard := range table.UnblockDueShards {
-		page, err := us.Table.Query(ctx, table.UnblocksDueBefore(shard, us.Now()).Limit(limit))
+	for shard := range shards {
+		page, err := us.Table.Query(ctx, dueBefore(shard, us.Now()).Limit(limit))
 		if err != nil {
-			total.Errors++
-			errs = append(errs, fmt.Errorf("read unblocks due: %w", err))
+			s.total.Errors++
+			errs = append(errs, fmt.Errorf("read what is due: %w", err))
 			continue
 		}
 		if page.More {
-			total.More++
+			s.total.More++
 		}
 		for _, item := range page.Items {
 			if ctx.Err() != nil {
-				return total, errors.Join(append(errs, ctx.Err())...)
+				return s.total, errors.Join(append(errs, ctx.Err())...)
 			}
-			total.Due++
-			if err := us.due(ctx, cores, item, &total); err != nil {
-				total.Errors++
+			s.total.Due++
+			if err := handle(ctx, &s, item); err != nil {
+				s.total.Errors++
 				errs = append(errs, err)
 			}
 		}
 	}
-	return total, errors.Join(errs...)
+	return s.total, errors.Join(errs...)
 }
 
-func (us *Unblocks) due(ctx context.Context, cores map[table.TenantID]tenant.Core, item table.Item, total *Report) error {
+func (s *sweeper) core(ctx context.Context, t table.TenantID) (tenant.Core, error) {
+	core, ok := s.cores[t]
+	if ok {
+		return core, nil
+	}
+	core, err := s.Tenants.Load(ctx, t)
+	if err == nil {
+		s.cores[t] = core
+	}
+	return core, err
+}
+
+func (us *Unblocks) due(ctx context.Context, s *sweeper, item table.Item) error {
 	t, found, err := decode(item)
 	if err != nil {
 		return err
 	}
 	id := found.ID
-	core, ok := cores[t]
-	if !ok {
-		if core, err = us.Tenants.Load(ctx, t); err != nil {
-			return err
-		}
-		cores[t] = core
+	core, err := s.core(ctx, t)
+	if err != nil {
+		return err
 	}
 	var concluded, claimed bool
 	op, l, err := us.step(ctx, core, system, id, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
@@ -104,7 +124,7 @@ func (us *Unblocks) due(ctx context.Context, cores map[table.TenantID]tenant.Cor
 		return fmt.Errorf("conclude unblock %s: %w", id, err)
 	}
 	if concluded {
-		total.Concluded++
+		s.total.Concluded++
 		us.tell(ctx, l, op)
 	}
 	if !claimed {
@@ -115,7 +135,7 @@ func (us *Unblocks) due(ctx context.Context, cores map[table.TenantID]tenant.Cor
 		return fmt.Errorf("announce unblock %s: %w", id, err)
 	}
 	if told {
-		total.Told++
+		s.total.Told++
 	}
 	return nil
 }
@@ -149,33 +169,60 @@ func (us *Unblocks) announce(ctx context.Context, l loaded, op Operation) (bool,
 	}
 	state, reason := us.send(ctx, l, op)
 	_, _, err := us.step(ctx, l.core, system, op.ID, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
-		n := &v.op.Notice
-		if n.State != NoticePlanned {
+		if v.op.Notice.State != NoticePlanned {
 			return v, nil, errNothing
 		}
-		n.State, n.Reason, n.At = state, reason, m.now.UTC().Truncate(time.Second)
-		n.Attempts++
-		record := audit.Record{Action: "unblock.notice", Reason: reason, Details: map[string]string{"state": string(state)}}
-		switch {
-		case state == NoticePlanned && n.Attempts >= noticeTries:
-			n.State, record.Outcome = NoticeFailed, audit.Failed
-		case state == NoticePlanned:
-			n.At = n.At.Add(time.Minute << min(n.Attempts-1, 8))
-			record.Outcome = audit.Failed
-		case state != NoticeSent:
-			record.Outcome = audit.Failed
-		}
-		return v, []audit.Record{record}, nil
+		outcome := v.op.Notice.tried(state, reason, m.now)
+		return v, []audit.Record{{Action: "unblock.notice", Outcome: outcome, Reason: reason, Details: map[string]string{"state": string(state)}}}, nil
 	})
 	return state == NoticeSent, ignoreNothing(err)
 }
 
-// send mails the holder, and returns what came of it: planned is to be tried again.
+// tried notes what came of a try to mail it, and returns how the audit log has that.
+func (n *Notice) tried(state NoticeState, reason string, now time.Time) audit.Outcome {
+	n.State, n.Reason, n.At = state, reason, now.UTC().Truncate(time.Second)
+	n.Attempts++
+	switch {
+	case state == NoticeSent:
+		return audit.Done
+	case state == NoticePlanned && n.Attempts >= noticeTries:
+		n.State = NoticeFailed
+	case state == NoticePlanned:
+		n.At = n.At.Add(time.Minute << min(n.Attempts-1, 8))
+	}
+	return audit.Failed
+}
+
+// send mails the holder that the PIN was reset.
 func (us *Unblocks) send(ctx context.Context, l loaded, op Operation) (NoticeState, string) {
 	cred, err := us.Credentials.Get(ctx, l.core.Tenant.ID, op.Credential)
 	if err != nil {
 		return NoticePlanned, "internal"
 	}
+	settings := l.core.Tenant.Settings
+	by := mail.ByYourself(settings.Language)
+	if !op.mailed() {
+		by = named(op.By)
+	}
+	return us.mailHolder(ctx, l, cred, mail.PINResetID, "pin-reset."+op.ID, func(username string) mail.Values {
+		return mail.PINResetValues{
+			Username: username, CustomerName: settings.DisplayName, Card: cred.Name(),
+			Time: mail.FormatTime(cred.LastPINChange.At, settings.Location(), settings.Language), By: by, Place: l.bridge.Name,
+		}
+	})
+}
+
+// named is what people are told of who acted.
+func named(a audit.Actor) string {
+	if name := strings.TrimSpace(a.Name); name != "" {
+		return name
+	}
+	return a.ID
+}
+
+// mailHolder mails who holds a card, and returns what came of it: planned is to be tried
+// again.
+func (us *Unblocks) mailHolder(ctx context.Context, l loaded, cred credential.Credential, template, id string, values func(username string) mail.Values) (NoticeState, string) {
 	holder, err := us.holder(ctx, l.core, cred)
 	switch {
 	case errors.Is(err, problem.ErrState):
@@ -187,19 +234,9 @@ func (us *Unblocks) send(ctx context.Context, l loaded, op Operation) (NoticeSta
 	case l.template.Messaging == "":
 		return NoticeSkipped, "noMessaging"
 	}
-	settings := l.core.Tenant.Settings
-	by := mail.ByYourself(settings.Language)
-	if !op.mailed() {
-		if by = strings.TrimSpace(op.By.Name); by == "" {
-			by = op.By.ID
-		}
-	}
-	m, err := us.mailTo(ctx, l, holder, mail.PINResetID, "pin-reset."+op.ID, mail.PINResetValues{
-		Username: holder.Profile.Username, CustomerName: settings.DisplayName, Card: cred.Name(),
-		Time: mail.FormatTime(cred.LastPINChange.At, settings.Location(), settings.Language), By: by, Place: l.bridge.Name,
-	})
+	m, err := us.mailTo(ctx, l, holder, template, id, values(holder.Profile.Username))
 	if err != nil {
-		us.Log.WarnContext(ctx, "mail to a holder cannot be made", "operation", op.ID, "cause", err)
+		us.Log.WarnContext(ctx, "mail to a holder cannot be made", "mail", id, "cause", err)
 		return NoticePlanned, "messaging"
 	}
 	sending, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -82,13 +82,12 @@ func (m mover) plan(v matter) (matter, error) {
 	if err != nil {
 		return v, err
 	}
-	escrowed := v.cred.Custody != (card.Custody{})
 	switch {
-	case escrowed && v.cred.Custody.InDoubt():
+	case v.cred.Custody.InDoubt():
 		v.op.Card, err = family.Reconcile(v.cred.CardID, v.cred.Custody)
 	case v.op.Kind == Reconcile:
 		return m.end(v, Succeeded, ""), nil
-	case escrowed:
+	case !v.cred.Custody.None():
 		var current, puk secret.Text
 		var slot int
 		if current, err = v.cred.PUK(m.keys, m.tenant, v.cred.Custody.Current); err != nil {
@@ -162,7 +161,7 @@ func (m mover) send(v matter, held bool) (matter, error) {
 // keep makes a custody the credential's, if its card has a PUK at all, and forgets the
 // PUKs that it does not name.
 func (v *matter) keep(c card.Custody) {
-	if v.cred.Custody != (card.Custody{}) {
+	if !v.cred.Custody.None() {
 		v.cred.Custody = c
 		v.cred = v.cred.Kept()
 	}
@@ -341,8 +340,7 @@ func (m mover) learn(v matter, pin card.Effect) matter {
 // seen notes how many tries a card's PIN has, as it tells when it is identified, for an
 // operation in doubt whose PUK is not. It returns false if nothing is learnt.
 func (m mover) seen(v matter, tries card.RetryCounter) (matter, bool) {
-	escrowed := v.cred.Custody != (card.Custody{})
-	if v.doubtful == nil || escrowed && v.cred.Custody.InDoubt() || v.cred.Leased(m.now) || !tries.Known {
+	if v.doubtful == nil || v.cred.Custody.InDoubt() || v.cred.Leased(m.now) || !tries.Known {
 		return v, false
 	}
 	pin := card.Unknown

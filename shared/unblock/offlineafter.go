@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pinward/pinward/shared/audit"
@@ -57,7 +56,7 @@ func (us *Unblocks) Reported(ctx context.Context, core tenant.Core, bridge strin
 			a.State = stateOf(r.PIN == relay.Yes)
 			ops = append(ops, table.Put(answerRecord{t, a}, table.IfVersion(a.Version)))
 		}
-		if r.TriesLeft != nil && cred.Custody != (card.Custody{}) && !cred.Leased(now) {
+		if r.TriesLeft != nil && !cred.Custody.None() && !cred.Leased(now) {
 			record.Details["pukTriesLeft"] = fmt.Sprint(*r.TriesLeft)
 			// What is still on its way to the card is older than this.
 			cred = cred.Release()
@@ -148,47 +147,24 @@ func (us *Unblocks) SeenOffline(ctx context.Context, core tenant.Core, r tenant.
 // SweepAnswers mails what is still to be mailed about answers, up to limit a shard. One
 // answer's error does not stop the rest.
 func (us *Unblocks) SweepAnswers(ctx context.Context, limit int) (Report, error) {
-	var total Report
-	var errs []error
-	cores := map[table.TenantID]tenant.Core{}
-	for shard := range table.OfflineDueShards {
-		page, err := us.Table.Query(ctx, table.OfflineAnswersDueBefore(shard, us.Now()).Limit(limit))
-		if err != nil {
-			total.Errors++
-			errs = append(errs, fmt.Errorf("read offline answers due: %w", err))
-			continue
+	return us.sweep(ctx, limit, table.OfflineDueShards, table.OfflineAnswersDueBefore, func(ctx context.Context, s *sweeper, item table.Item) error {
+		err := us.answerDue(ctx, s, item)
+		if err == nil {
+			s.total.Told++
 		}
-		if page.More {
-			total.More++
-		}
-		for _, item := range page.Items {
-			if ctx.Err() != nil {
-				return total, errors.Join(append(errs, ctx.Err())...)
-			}
-			total.Due++
-			if err := us.answerDue(ctx, cores, item); err != nil {
-				total.Errors++
-				errs = append(errs, err)
-				continue
-			}
-			total.Told++
-		}
-	}
-	return total, errors.Join(errs...)
+		return err
+	})
 }
 
 // answerDue claims the notice of an answer and sends it.
-func (us *Unblocks) answerDue(ctx context.Context, cores map[table.TenantID]tenant.Core, item table.Item) error {
+func (us *Unblocks) answerDue(ctx context.Context, s *sweeper, item table.Item) error {
 	t, found, err := decodeAnswer(item)
 	if err != nil {
 		return err
 	}
-	core, ok := cores[t]
-	if !ok {
-		if core, err = us.Tenants.Load(ctx, t); err != nil {
-			return err
-		}
-		cores[t] = core
+	core, err := s.core(ctx, t)
+	if err != nil {
+		return err
 	}
 	now := us.Now()
 	a, err := us.Answer(ctx, t, found.ID) // the index may lag
@@ -215,22 +191,11 @@ func (us *Unblocks) answerDue(ctx context.Context, cores map[table.TenantID]tena
 func (us *Unblocks) announceAnswer(ctx context.Context, core tenant.Core, a Answer) error {
 	state, reason := us.mailAnswer(ctx, core, a)
 	for range tries {
-		n := &a.Notice
-		if n.State != NoticePlanned {
+		if a.Notice.State != NoticePlanned {
 			return nil
 		}
-		n.State, n.Reason, n.At = state, reason, us.Now().UTC().Truncate(time.Second)
-		n.Attempts++
-		record := audit.Record{Actor: system, Action: "offline.notice", Subject: credential.Subject(a.Credential), Outcome: audit.Failed, Reason: reason,
+		record := audit.Record{Actor: system, Action: "offline.notice", Subject: credential.Subject(a.Credential), Outcome: a.Notice.tried(state, reason, us.Now()), Reason: reason,
 			Details: map[string]string{"answer": a.ID, "state": string(state)}}
-		switch {
-		case state == NoticePlanned && n.Attempts >= noticeTries:
-			n.State = NoticeFailed
-		case state == NoticePlanned:
-			n.At = n.At.Add(time.Minute << min(n.Attempts-1, 8))
-		case state == NoticeSent:
-			record.Outcome = audit.Done
-		}
 		err := us.Table.Write(ctx, table.Put(answerRecord{core.Tenant.ID, a}, table.IfVersion(a.Version)), us.Audit.Op(ctx, core.Tenant.ID, record))
 		if err == nil {
 			return nil
@@ -256,38 +221,11 @@ func (us *Unblocks) mailAnswer(ctx context.Context, core tenant.Core, a Answer) 
 	} else if err != nil {
 		return NoticePlanned, "internal"
 	}
-	holder, err := us.holder(ctx, core, cred)
-	switch {
-	case errors.Is(err, problem.ErrState):
-		return NoticeSkipped, "noHolder"
-	case err != nil:
-		return NoticePlanned, "internal"
-	case holder.Profile.Mail == "":
-		return NoticeSkipped, "noAddress"
-	case l.template.Messaging == "":
-		return NoticeSkipped, "noMessaging"
-	}
 	settings := core.Tenant.Settings
-	by := strings.TrimSpace(a.By.Name)
-	if by == "" {
-		by = a.By.ID
-	}
-	m, err := us.mailTo(ctx, l, holder, mail.OfflineAnswerID, "offline-answer."+a.ID, mail.OfflineAnswerValues{
-		Username: holder.Profile.Username, CustomerName: settings.DisplayName, Card: cred.Name(),
-		Time: mail.FormatTime(a.GivenAt, settings.Location(), settings.Language), By: by,
+	return us.mailHolder(ctx, l, cred, mail.OfflineAnswerID, "offline-answer."+a.ID, func(username string) mail.Values {
+		return mail.OfflineAnswerValues{
+			Username: username, CustomerName: settings.DisplayName, Card: cred.Name(),
+			Time: mail.FormatTime(a.GivenAt, settings.Location(), settings.Language), By: named(a.By),
+		}
 	})
-	if err != nil {
-		us.Log.WarnContext(ctx, "mail to a holder cannot be made", "answer", a.ID, "cause", err)
-		return NoticePlanned, "messaging"
-	}
-	sending, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	switch r := m.sender.Send(sending, []mail.Message{m.message})[0]; r.Outcome {
-	case mail.Accepted:
-		return NoticeSent, ""
-	case mail.Refused:
-		return NoticeFailed, r.Code
-	default:
-		return NoticePlanned, r.Code
-	}
 }
