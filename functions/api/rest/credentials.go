@@ -123,6 +123,14 @@ func pukOut(c credential.Credential) pukBody {
 	return b
 }
 
+// changedCredential answers with a credential as it is after a change.
+func (a *API) changedCredential(c credential.Credential, err error) (*Versioned[credentialBody], error) {
+	if err != nil {
+		return nil, err
+	}
+	return versioned(a.credentialOut(c), c.Version), nil
+}
+
 func (a *API) credentialOut(c credential.Credential) credentialBody {
 	b := credentialBody{
 		ID: c.ID, Family: c.Family, CardID: c.CardID, Template: c.Template, Holder: c.Holder, Label: c.Label,
@@ -275,11 +283,9 @@ func (a *API) credentialOperations(api huma.API) {
 			overlay((*string)(&about.Reason), in.Body.Reason)
 		})
 		if version != 0 && errors.Is(err, problem.ErrConflict) {
-			return nil, errPrecondition
-		} else if err != nil {
-			return nil, err
+			err = errPrecondition
 		}
-		return versioned(a.credentialOut(changed), changed.Version), nil
+		return a.changedCredential(changed, err)
 	})
 
 	register(a, api, operation{
@@ -297,11 +303,7 @@ func (a *API) credentialOperations(api huma.API) {
 		if when.IsZero() {
 			when = a.Now()
 		}
-		changed, err := a.Credentials.PINChangedByHolder(ctx, c.Core, c.Actor, in.Credential, when)
-		if err != nil {
-			return nil, err
-		}
-		return versioned(a.credentialOut(changed), changed.Version), nil
+		return a.changedCredential(a.Credentials.PINChangedByHolder(ctx, c.Core, c.Actor, in.Credential, when))
 	})
 
 	register(a, api, operation{
@@ -360,11 +362,7 @@ func (a *API) credentialOperations(api huma.API) {
 			return nil, problem.Invalid("missing", "puk", "must be given, or former be true, and not both")
 		}
 		c := caller(ctx)
-		changed, err := a.Credentials.ClaimPUK(ctx, c.Core, c.Actor, in.Credential, credential.Claim{PUK: in.Body.PUK.text(), TriesLeft: in.Body.PUKTriesLeft, Replace: in.Body.Replace})
-		if err != nil {
-			return nil, err
-		}
-		return versioned(a.credentialOut(changed), changed.Version), nil
+		return a.changedCredential(a.Credentials.ClaimPUK(ctx, c.Core, c.Actor, in.Credential, credential.Claim{PUK: in.Body.PUK.text(), TriesLeft: in.Body.PUKTriesLeft, Replace: in.Body.Replace}))
 	})
 
 	register(a, api, operation{
@@ -378,11 +376,7 @@ func (a *API) credentialOperations(api huma.API) {
 		}
 	}) (*Versioned[credentialBody], error) {
 		c := caller(ctx)
-		changed, err := a.Credentials.ObserveTries(ctx, c.Core, c.Actor, in.Credential, in.Body.PUKTriesLeft)
-		if err != nil {
-			return nil, err
-		}
-		return versioned(a.credentialOut(changed), changed.Version), nil
+		return a.changedCredential(a.Credentials.ObserveTries(ctx, c.Core, c.Actor, in.Credential, in.Body.PUKTriesLeft))
 	})
 
 	register(a, api, operation{
@@ -396,10 +390,6 @@ func (a *API) credentialOperations(api huma.API) {
 		}
 	}) (*Versioned[credentialBody], error) {
 		c := caller(ctx)
-		changed, err := a.Credentials.SetAdminKey(ctx, c.Core, c.Actor, in.Credential, in.Body.AdminKey.Text, in.Body.Replace)
-		if err != nil {
-			return nil, err
-		}
-		return versioned(a.credentialOut(changed), changed.Version), nil
+		return a.changedCredential(a.Credentials.SetAdminKey(ctx, c.Core, c.Actor, in.Credential, in.Body.AdminKey.Text, in.Body.Replace))
 	})
 }

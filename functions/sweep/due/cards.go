@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,54 +53,37 @@ const tooLate = 7 * 24 * time.Hour
 // those that have, in the shards named or in all. Its invariant is that of the package: a
 // notice is claimed before its mail is sent, and marked after.
 func (s *Sweep) Cards(ctx context.Context, shards ...int) CardReport {
-	if len(shards) == 0 {
-		for i := range table.DueShards {
-			shards = append(shards, i)
-		}
-	}
-	first := int(s.Now().Unix()/60) % len(shards)
-	shards = slices.Concat(shards[first:], shards[:first])
-	run := &cardRun{run: run{Sweep: s, tenants: make(map[table.TenantID]*office)}, posts: make(map[postID]*post), counters: make(map[counterID]*counter)}
+	run := &cardRun{run: run{Sweep: s, tenants: make(map[table.TenantID]*office)}, systems: make(map[systemID]*system), counters: make(map[counterID]*counter)}
 	began := time.Now()
 	var total CardReport
-	var mu sync.Mutex
-	var g errgroup.Group
-	g.SetLimit(shardsAt)
-	for _, shard := range shards {
-		g.Go(func() error {
-			r := run.shard(ctx, shard)
-			mu.Lock()
-			defer mu.Unlock()
-			total.add(r)
-			return nil
-		})
-	}
-	_ = g.Wait()
+	swept := s.everyShard(shards, &run.mu, func(shard int) func() {
+		r := run.shard(ctx, shard)
+		return func() { total.add(r) }
+	})
 	level := slog.LevelInfo
 	if total.Errors > 0 || total.Unfinished {
 		level = slog.LevelError
 	}
-	s.Log.Log(ctx, level, "sweep of cards", "report", total, "shards", len(shards), "took", time.Since(began))
+	s.Log.Log(ctx, level, "sweep of cards", "report", total, "shards", swept, "took", time.Since(began))
 	return total
 }
 
 // cardRun is one Cards: it remembers what it has loaded.
 type cardRun struct {
 	run
-	mu       sync.Mutex
-	posts    map[postID]*post
+	systems  map[systemID]*system
 	counters map[counterID]*counter
 }
 
-// post is a messaging configuration of a tenant.
-type post struct {
+// system is a mail system: a messaging configuration of a tenant.
+type system struct {
 	load   sync.Once
 	sender mail.Sender // nil if no mail can be sent now
 	why    string      // then: why not
 	down   atomic.Bool // the mail system took nothing in this run
 }
 
-type postID struct {
+type systemID struct {
 	tenant    table.TenantID
 	messaging string
 }
@@ -114,7 +96,7 @@ type counter struct {
 	template credential.Template
 	skip     string // why none is to be sent, for good
 	why      string // why none can be sent now
-	post     *post
+	system   *system
 	text     mail.Template
 }
 
@@ -127,23 +109,15 @@ type counterID struct {
 
 func (r *cardRun) shard(ctx context.Context, shard int) (total CardReport) {
 	now := r.Now()
-	for place := ""; ; {
-		if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && time.Until(deadline) < reserve {
-			total.Unfinished = true
-			return total
-		}
-		due, next, err := r.Credentials.PINsDueBefore(ctx, shard, now, place, pageSize)
-		if err != nil {
-			r.Log.ErrorContext(ctx, "sweep cannot read a shard of cards", "shard", shard, "cause", err)
-			total.Errors++
-			return total
-		}
-		total.add(r.page(ctx, now, due))
-		if next == "" {
-			return total
-		}
-		place = next
+	unfinished, err := pages(ctx, func(place string) ([]credential.Due, string, error) {
+		return r.Credentials.PINsDueBefore(ctx, shard, now, place, pageSize)
+	}, func(due []credential.Due) { total.add(r.page(ctx, now, due)) })
+	total.Unfinished = total.Unfinished || unfinished
+	if err != nil {
+		r.Log.ErrorContext(ctx, "sweep cannot read a shard of cards", "shard", shard, "cause", err)
+		total.Errors++
 	}
+	return total
 }
 
 // claim is a claimed notice, and who is told.
@@ -168,7 +142,7 @@ func (r *cardRun) page(ctx context.Context, now time.Time, due []credential.Due)
 	}
 	var g errgroup.Group
 	g.SetLimit(parallel)
-	claimed := make(map[*post][]claim)
+	claimed := make(map[*system][]claim)
 	for _, d := range due {
 		if d.Err != nil {
 			failed("", "", d.Err)
@@ -187,7 +161,7 @@ func (r *cardRun) page(ctx context.Context, now time.Time, due []credential.Due)
 			if k != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				claimed[k.counter.post] = append(claimed[k.counter.post], *k)
+				claimed[k.counter.system] = append(claimed[k.counter.system], *k)
 			}
 			return nil
 		})
@@ -275,7 +249,7 @@ func (r *cardRun) take(ctx context.Context, now time.Time, d credential.Due, cou
 			count(func(t *CardReport) { t.Postponed++ })
 		}
 		return nil, done, err
-	case k.counter.post.down.Load() && (!c.Expired(now) || d.Credential.ExpiryRecorded): // it stays due
+	case k.counter.system.down.Load() && (!c.Expired(now) || d.Credential.ExpiryRecorded): // it stays due
 		count(func(t *CardReport) { t.Waiting++ })
 		return nil, true, nil
 	}
@@ -287,11 +261,10 @@ func (r *cardRun) take(ctx context.Context, now time.Time, d credential.Due, cou
 }
 
 // send mails the claimed notices by one mail system and says for each what came of it.
-func (r *cardRun) send(ctx context.Context, p *post, claims []claim) []credential.Delivery {
+func (r *cardRun) send(ctx context.Context, p *system, claims []claim) []credential.Delivery {
 	deliveries := make([]credential.Delivery, len(claims))
 	postpone := func(k claim, reason string, unknown bool) credential.Delivery {
-		wait := min(time.Minute<<min(k.credential.Notice.Attempts-1, 10), time.Hour)
-		return credential.Delivery{State: credential.NoticePlanned, At: r.Now().Add(wait).UTC().Truncate(time.Second), Reason: reason, Unknown: unknown}
+		return credential.Delivery{State: credential.NoticePlanned, At: r.again(k.credential.Notice.Attempts), Reason: reason, Unknown: unknown}
 	}
 	var messages []mail.Message
 	var of []int // whose message it is
@@ -305,14 +278,7 @@ func (r *cardRun) send(ctx context.Context, p *post, claims []claim) []credentia
 		m.ID, m.To = k.credential.MessageID(), k.to
 		messages, of = append(messages, m), append(of, i)
 	}
-	if len(messages) == 0 {
-		return deliveries
-	}
-	results := p.sender.Send(ctx, messages)
-	if !slices.ContainsFunc(results, answers) {
-		p.down.Store(true)
-	}
-	for j, result := range results {
+	for j, result := range post(ctx, p.sender, &p.down, messages) {
 		i := of[j]
 		switch result.Outcome {
 		case mail.Accepted:
@@ -342,13 +308,7 @@ func (r *cardRun) values(k claim) mail.Values {
 
 // counter loads what the notices of a kind need, once a run.
 func (r *cardRun) counter(ctx context.Context, id counterID) *counter {
-	r.mu.Lock()
-	k := r.counters[id]
-	if k == nil {
-		k = &counter{}
-		r.counters[id] = k
-	}
-	r.mu.Unlock()
+	k := entry(&r.mu, r.counters, id)
 	k.load.Do(func() { k.err = r.open(ctx, k, id) })
 	return k
 }
@@ -380,21 +340,14 @@ func (r *cardRun) open(ctx context.Context, k *counter, id counterID) (err error
 		r.Log.ErrorContext(ctx, "sweep cannot read a mail template", "tenant", id.tenant, "template", text, "cause", err)
 		return nil
 	}
-	if k.post = r.post(ctx, store, messaging); k.post.sender == nil {
-		k.why = k.post.why
+	if k.system = r.system(ctx, store, messaging); k.system.sender == nil {
+		k.why = k.system.why
 	}
 	return nil
 }
 
-func (r *cardRun) post(ctx context.Context, store mail.Store, messaging string) *post {
-	id := postID{store.Tenant, messaging}
-	r.mu.Lock()
-	p := r.posts[id]
-	if p == nil {
-		p = &post{}
-		r.posts[id] = p
-	}
-	r.mu.Unlock()
+func (r *cardRun) system(ctx context.Context, store mail.Store, messaging string) *system {
+	p := entry(&r.mu, r.systems, systemID{store.Tenant, messaging})
 	p.load.Do(func() {
 		conf, err := store.WithPassword(ctx, messaging)
 		if err == nil {

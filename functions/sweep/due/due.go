@@ -154,6 +154,24 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 // Run sweeps the shards, or all if none are named, until all is done or the
 // context's deadline is near.
 func (s *Sweep) Run(ctx context.Context, shards ...int) Report {
+	run := &run{Sweep: s, tenants: make(map[table.TenantID]*office)}
+	began := time.Now()
+	var total Report
+	swept := s.everyShard(shards, &run.mu, func(shard int) func() {
+		r := run.shard(ctx, shard)
+		return func() { total.add(r) }
+	})
+	level := slog.LevelInfo
+	if total.Errors > 0 || total.Unannounced > 0 || total.Unfinished {
+		level = slog.LevelError
+	}
+	s.Log.Log(ctx, level, "sweep", "report", total, "shards", swept, "took", time.Since(began))
+	return total
+}
+
+// everyShard does the shards named, or all if none are, a few at once, and returns how many
+// they were. What do returns is called with mu held.
+func (s *Sweep) everyShard(shards []int, mu *sync.Mutex, do func(shard int) func()) int {
 	if len(shards) == 0 {
 		for i := range table.DueShards {
 			shards = append(shards, i)
@@ -161,29 +179,19 @@ func (s *Sweep) Run(ctx context.Context, shards ...int) Report {
 	}
 	// Where the last sweep ran out of time this one does not begin.
 	first := int(s.Now().Unix()/60) % len(shards)
-	shards = slices.Concat(shards[first:], shards[:first])
-	run := &run{Sweep: s, tenants: make(map[table.TenantID]*office)}
-	began := time.Now()
-	var total Report
-	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(shardsAt)
-	for _, shard := range shards {
+	for _, shard := range slices.Concat(shards[first:], shards[:first]) {
 		g.Go(func() error {
-			r := run.shard(ctx, shard)
+			add := do(shard)
 			mu.Lock()
 			defer mu.Unlock()
-			total.add(r)
+			add()
 			return nil
 		})
 	}
 	_ = g.Wait()
-	level := slog.LevelInfo
-	if total.Errors > 0 || total.Unannounced > 0 || total.Unfinished {
-		level = slog.LevelError
-	}
-	s.Log.Log(ctx, level, "sweep", "report", total, "shards", len(shards), "took", time.Since(began))
-	return total
+	return len(shards)
 }
 
 // run is one Run: it remembers the tenants it has loaded.
@@ -208,20 +216,31 @@ type office struct {
 // are passed over: they stay due, and the next sweep meets them again.
 func (r *run) shard(ctx context.Context, shard int) (total Report) {
 	now := r.Now()
+	unfinished, err := pages(ctx, func(place string) ([]user.Due, string, error) {
+		return r.Users.PINsDueBefore(ctx, shard, now, place, pageSize)
+	}, func(due []user.Due) { total.add(r.page(ctx, now, due)) })
+	total.Unfinished = total.Unfinished || unfinished
+	if err != nil {
+		r.Log.ErrorContext(ctx, "sweep cannot read a shard", "shard", shard, "cause", err)
+		total.Errors++
+	}
+	return total
+}
+
+// pages reads what is due and does it, page by page, until all is done or the context's
+// deadline is near: then there may be more, and it returns true.
+func pages[D any](ctx context.Context, read func(place string) ([]D, string, error), do func([]D)) (unfinished bool, _ error) {
 	for place := ""; ; {
 		if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && time.Until(deadline) < reserve {
-			total.Unfinished = true
-			return total
+			return true, nil
 		}
-		due, next, err := r.Users.PINsDueBefore(ctx, shard, now, place, pageSize)
+		due, next, err := read(place)
 		if err != nil {
-			r.Log.ErrorContext(ctx, "sweep cannot read a shard", "shard", shard, "cause", err)
-			total.Errors++
-			return total
+			return false, err
 		}
-		total.add(r.page(ctx, now, due))
+		do(due)
 		if next == "" {
-			return total
+			return false, nil
 		}
 		place = next
 	}
@@ -353,8 +372,7 @@ var actor = audit.Actor{Kind: audit.System, ID: "sweep"}
 func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Delivery {
 	deliveries := make([]user.Delivery, len(users))
 	postpone := func(u user.User, reason string, unknown bool) user.Delivery {
-		wait := min(time.Minute<<min(u.PIN.Notice.Attempts-1, 10), time.Hour)
-		return user.Delivery{State: user.NoticePlanned, At: r.Now().Add(wait).UTC().Truncate(time.Second), Reason: reason, Unknown: unknown}
+		return user.Delivery{State: user.NoticePlanned, At: r.again(u.PIN.Notice.Attempts), Reason: reason, Unknown: unknown}
 	}
 	var messages []mail.Message
 	var of []int // whose message it is
@@ -377,14 +395,7 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 		m.ID, m.To = u.MessageID(), u.Profile.Mail
 		messages, of = append(messages, m), append(of, i)
 	}
-	if len(messages) == 0 {
-		return deliveries
-	}
-	results := o.sender.Send(ctx, messages)
-	if !slices.ContainsFunc(results, answers) {
-		o.down.Store(true)
-	}
-	for j, result := range results {
+	for j, result := range post(ctx, o.sender, &o.down, messages) {
 		i := of[j]
 		switch result.Outcome {
 		case mail.Accepted:
@@ -398,18 +409,44 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 	return deliveries
 }
 
+// again is when to try once more, after so many attempts.
+func (s *Sweep) again(attempts int) time.Time {
+	wait := min(time.Minute<<min(attempts-1, 10), time.Hour)
+	return s.Now().Add(wait).UTC().Truncate(time.Second)
+}
+
+// post mails messages, if there are any, and returns what came of each. It notes a mail
+// system that is down: it has said nothing of any.
+func post(ctx context.Context, sender mail.Sender, down *atomic.Bool, messages []mail.Message) []mail.Result {
+	if len(messages) == 0 {
+		return nil
+	}
+	results := sender.Send(ctx, messages)
+	if !slices.ContainsFunc(results, answers) {
+		down.Store(true)
+	}
+	return results
+}
+
 // answers tells whether a mail system has said something of a message.
 func answers(r mail.Result) bool { return r.Outcome == mail.Accepted || r.Outcome == mail.Refused }
 
+// entry returns what a map has under the key, first a zero value. What is loaded into that,
+// once, is not loaded under the lock.
+func entry[K comparable, V any](mu *sync.Mutex, m map[K]*V, key K) *V {
+	mu.Lock()
+	defer mu.Unlock()
+	v := m[key]
+	if v == nil {
+		v = new(V)
+		m[key] = v
+	}
+	return v
+}
+
 // office loads a tenant once a run.
 func (r *run) office(ctx context.Context, id table.TenantID) *office {
-	r.mu.Lock()
-	o := r.tenants[id]
-	if o == nil {
-		o = &office{}
-		r.tenants[id] = o
-	}
-	r.mu.Unlock()
+	o := entry(&r.mu, r.tenants, id)
 	o.load.Do(func() { o.err = r.open(ctx, o, id) })
 	return o
 }
