@@ -5,6 +5,7 @@ package wiring
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -22,6 +23,7 @@ import (
 	"github.com/pinward/pinward/functions/sweep/due"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
@@ -43,6 +45,14 @@ type Parts struct {
 	Rate            rest.Rate
 	Connections     gateway.Connections // to bridges
 	RelayURL        string              // that they connect to
+	WebhooksTo      WebhooksTo
+}
+
+// WebhooksTo is where webhooks may go. Its zero value is public addresses, by TLS that the
+// system's authorities vouch for.
+type WebhooksTo struct {
+	Anywhere bool // this machine and its network too, and without TLS
+	RootCAs  *x509.CertPool
 }
 
 // System is an installation at work.
@@ -53,6 +63,7 @@ type System struct {
 	Users       *user.Users
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
+	Deliveries  *delivery.Deliveries
 }
 
 // New returns an installation of the parts.
@@ -68,12 +79,14 @@ func New(p Parts) *System {
 	}
 	s.Unblocks = &unblock.Unblocks{Table: p.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Senders: p.Senders,
 		Connections: p.Connections, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log}
+	s.Deliveries = &delivery.Deliveries{Table: p.Table, Tenants: s.Tenants, Users: s.Users, Senders: p.Senders, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log,
+		Anywhere: p.WebhooksTo.Anywhere, RootCAs: p.WebhooksTo.RootCAs}
 	return s
 }
 
 // API returns the HTTP API.
 func (s *System) API() http.Handler {
-	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks,
+	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks, Deliveries: s.Deliveries,
 		Senders: s.Senders, Audit: s.Audit, Now: s.Now, Rand: rand.Reader, Log: s.Log, Rate: s.Rate,
 		Connections: s.Connections, RelayURL: s.RelayURL}
 	return api.Handler()
@@ -87,7 +100,7 @@ func (s *System) Relay() gateway.Socket {
 
 // Sweep returns the sweep.
 func (s *System) Sweep() *due.Sweep {
-	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Unblocks: s.Unblocks, Credentials: s.Credentials, Senders: s.Senders, Now: s.Now, Log: s.Log}
+	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Unblocks: s.Unblocks, Credentials: s.Credentials, Deliveries: s.Deliveries, Senders: s.Senders, Now: s.Now, Log: s.Log}
 }
 
 // Cloud returns the installation that a Lambda function's environment names:

@@ -26,7 +26,7 @@ var rooms = [][]string{
 	{"bridge/enrolment", "bridge/journal", "bridge/reader"},
 	{"functions/wiring"},
 	{"functions/api/rest", "functions/relay/line", "functions/sweep/due"},
-	{"shared/unblock", "shared/credential/intake"},
+	{"shared/unblock", "shared/credential/intake", "shared/delivery"},
 	{"shared/credential", "shared/user"},
 	{"shared/tenant"},
 	{"shared/mail", "shared/vault", "shared/audit", "shared/gateway"},

@@ -21,6 +21,8 @@ const (
 	CardPINExpiry  TemplateKind = CardPINExpiryID  // a card's PIN is about to expire
 	CardPINExpired TemplateKind = CardPINExpiredID // it has; to its holder, or to operators
 	OfflineAnswer  TemplateKind = OfflineAnswerID  // a code that unblocks a card without a connection was given out
+
+	Notice TemplateKind = NoticeID // something has happened that the person is to know of, in an administrator's words
 )
 
 // codeVariable is the one variable that is a secret. Mails that have it are for telling
@@ -38,6 +40,7 @@ var kinds = []struct {
 	{CardPINExpiry, []string{"pinExpiration", "days", "username", "customer-name", "card"}},
 	{CardPINExpired, []string{"pinExpiration", "username", "customer-name", "card"}},
 	{OfflineAnswer, []string{"username", "customer-name", "card", "time", "by"}},
+	{Notice, []string{"username", "customer-name", "event", "time", "message"}},
 }
 
 // TemplateKinds lists them all.
@@ -191,6 +194,27 @@ func (v OfflineAnswerValues) variables() map[string]string {
 		"card":          v.Card,
 		"time":          v.Time,
 		"by":            v.By,
+	}
+}
+
+// NoticeValues are for templates of kind Notice.
+type NoticeValues struct {
+	Username     string
+	CustomerName string // the tenant's display name
+	Event        string // what has happened, in few words
+	Time         string // when, from FormatTime
+	Message      string // what an administrator has to say about it, one paragraph
+}
+
+func (NoticeValues) kind() TemplateKind { return Notice }
+
+func (v NoticeValues) variables() map[string]string {
+	return map[string]string{
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"event":         v.Event,
+		"time":          v.Time,
+		"message":       v.Message,
 	}
 }
 

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/textproto"
 	"strings"
-	"syscall"
 	"time"
 
 	gomail "github.com/wneessen/go-mail"
@@ -155,7 +153,7 @@ func connectResult(ctx context.Context, err error) Result {
 		return Result{Failed, "smtp.tls", "the mail server does not offer STARTTLS"}
 	case code != 0:
 		return Result{Failed, fmt.Sprintf("smtp.%d", code), fmt.Sprintf("the mail server does not accept connections now (%d)", code)}
-	case errors.Is(err, errNotPublic):
+	case errors.Is(err, ErrNotPublic):
 		return Result{Failed, "smtp.notPublic", "the mail server's address is not a public one"}
 	case isTLS(err):
 		return Result{Failed, "smtp.tls", "no secure connection to the mail server: its certificate is not valid for its name, or it does not speak TLS on this port"}
@@ -225,23 +223,4 @@ func (s *smtpSession) close() {
 	_ = s.smtp.UpdateDeadline(time.Second)
 	_ = s.client.CloseWithSMTPClient(s.smtp)
 	s.end()
-}
-
-var errNotPublic = errors.New("not a public address")
-
-// sharedRange is RFC 6598's, which netip does not count as private.
-var sharedRange = netip.MustParsePrefix("100.64.0.0/10")
-
-// PublicDial dials public addresses only. It is Senders.Dial of an
-// installation whose tenants must not reach into its own network.
-func PublicDial(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { // after the name was resolved
-		ap, err := netip.ParseAddrPort(address)
-		ip := ap.Addr().Unmap()
-		if err != nil || !ip.IsGlobalUnicast() || ip.IsPrivate() || sharedRange.Contains(ip) {
-			return errNotPublic
-		}
-		return nil
-	}}
-	return d.DialContext(ctx, network, address)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	netmail "net/mail"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -227,15 +228,24 @@ func TestSMTPConnect(t *testing.T) {
 }
 
 func TestPublicDial(t *testing.T) {
-	for _, address := range []string{"127.0.0.1:25", "10.1.2.3:25", "192.168.0.1:25", "169.254.169.254:80", "100.64.0.1:25", "0.0.0.0:25", "[::1]:25", "[fd00::1]:25", "[::ffff:10.0.0.1]:25"} {
+	for _, address := range []string{"127.0.0.1:25", "10.1.2.3:25", "192.168.0.1:25", "169.254.169.254:80", "100.64.0.1:25", "0.0.0.0:25", "[::1]:25", "[fd00::1]:25", "[::ffff:10.0.0.1]:25",
+		"[64:ff9b::a9fe:a9fe]:80", "[2002:7f00:1::]:80", "[fe80::1%lo]:80", "[::127.0.0.1]:80", "198.18.0.1:80", "255.255.255.255:80", "240.0.0.1:80"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		conn, err := PublicDial(ctx, "tcp", address)
 		cancel()
 		if err == nil {
 			conn.Close()
 		}
-		if err == nil || !strings.Contains(err.Error(), errNotPublic.Error()) {
+		if err == nil || !strings.Contains(err.Error(), ErrNotPublic.Error()) {
 			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
+func TestPublic(t *testing.T) {
+	for _, address := range []string{"1.1.1.1", "93.184.216.34", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1"} {
+		if !Public(netip.MustParseAddr(address)) {
+			t.Errorf("%s is not public", address)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (t Template) Validate() error {
 		vs.Add("id", "id", "must be 1 to 100 letters, digits, dots, dashes or underscores")
 	}
 	if t.Kind.Variables() == nil {
-		vs.Add("kind", "kind", "must be pin-expiry, unblock-code, pin-reset, card-pin-expiry, card-pin-expired or offline-answer")
+		vs.Add("kind", "kind", "must be pin-expiry, unblock-code, pin-reset, card-pin-expiry, card-pin-expired, offline-answer or notice")
 		return vs.Err() // without a kind, no variable is right
 	}
 	if of := TemplateKind(t.ID); of.Variables() != nil && of != t.Kind {

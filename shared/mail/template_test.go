@@ -162,6 +162,7 @@ var examples = map[TemplateKind]Values{
 	CardPINExpiry:  CardPINExpiryValues{"SOON", 7, "ada", "Acme & Söhne", "PIV 4F2A"},
 	CardPINExpired: CardPINExpiredValues{"TODAY", "ada", "Acme & Söhne", "PIV 4F2A"},
 	OfflineAnswer:  OfflineAnswerValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace"},
+	Notice:         NoticeValues{"ada", "Acme & Söhne", "first print job", "TODAY", "Fetch it at <1>."},
 }
 
 // Each variable of a kind has a value, and a template takes those of its kind only.
@@ -176,6 +177,7 @@ func TestRenderKinds(t *testing.T) {
 			CardPINExpiry:  "pinExpiration|days|username|customer-name|card|SOON, 7, ada, Acme & Söhne, PIV 4F2A",
 			CardPINExpired: "pinExpiration|username|customer-name|card|TODAY, ada, Acme & Söhne, PIV 4F2A",
 			OfflineAnswer:  "username|customer-name|card|time|by|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace",
+			Notice:         "username|customer-name|event|time|message|ada, Acme & Söhne, first print job, TODAY, Fetch it at <1>.",
 		}[kind]
 		if m, err := Render(tmpl, examples[kind]); err != nil || m.Text != want {
 			t.Errorf("%s: %q, %v; want %q", kind, m.Text, err, want)
@@ -268,6 +270,10 @@ func TestPredefined(t *testing.T) {
 			"en": {"PIV 4F2A", "TODAY", "ada", "has expired", "The card goes on working", "not in this mail"},
 			"de": {"PIV 4F2A", "TODAY", "ada", "ist abgelaufen", "Die Karte funktioniert weiter", "enthält die PIN nicht"},
 		},
+	}
+	says[Notice] = map[string][]string{
+		"en": {"first print job", "TODAY", "Fetch it at <1>.", "ask your administrator", "Nobody will ask you for your PIN"},
+		"de": {"first print job", "TODAY", "Fetch it at <1>.", "fragen Sie bitte Ihre Administration", "Niemand wird Sie per Mail nach Ihrer PIN fragen"},
 	}
 	for _, kind := range TemplateKinds() {
 		for tag, want := range map[string]string{"en": "en", "en-US": "en", "de": "de", "de-CH": "de", "fr": "en", "ja": "en", "": "en", "!": "en"} {

@@ -48,6 +48,11 @@ package table
 //	offline answer  | t/<tenant>/offline/<ulid>    | answer             | history: t/<tenant>/answered/<credential>, .  | get; a card's
 //	                |                              |                    | due: due/offline/<shard>, <time>/<tenant>/<id>| what the sweep has to announce
 //	answers lately  | t/<tenant>/answers/<who>     | answers            |                                               | how many for a card, or by a key
+//	webhook endpoint| t/<tenant>                   | endpoint/<id>      |                                               | get, list
+//	delivery        | t/<tenant>/delivery/<id>     | delivery           | list: t/<tenant>/deliveries/<s>, <time>/<id>  | get; list, newest first
+//	                |                              |                    | history, dead: t/<tenant>/dead/<s>, <time>/<id> | list of those given up, newest first
+//	                |                              |                    | due: due/delivery/<shard>,                    | what the sweep has to send
+//	                |                              |                    |      <time>/<tenant>/<id>                     |
 //
 // Things of the installation itself live under the tenant Platform.
 
@@ -97,6 +102,8 @@ const (
 	UnblockDueShards = 4
 	JobDueShards     = 4
 	OfflineDueShards = 4
+
+	DeliveryDueShards = 4
 )
 
 // Key names an item.
@@ -700,6 +707,50 @@ func offlineDue(shard int) string { return fmt.Sprintf("due/offline/%d", shard) 
 func OfflineAnswersKey(t TenantID, who string) Key {
 	return Key{t.partition("answers", who), "answers"}
 }
+
+// EndpointKey is a webhook endpoint.
+func EndpointKey(t TenantID, id string) Key { return Key{t.partition(), "endpoint/" + escape(id)} }
+
+// Endpoints are the tenant's webhook endpoints.
+func Endpoints(t TenantID) Range { return prefix(t.partition(), "endpoint/") }
+
+// DeliveryKey is a delivery.
+func DeliveryKey(t TenantID, id string) Key { return Key{t.partition("delivery", id), "delivery"} }
+
+// DeliveryListed is a delivery's place in the list, by the time it was made.
+func DeliveryListed(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexList, Key{t.sharded("deliveries", id), timeSort(at) + "/" + id}}
+}
+
+// Deliveries are the shards of the list of deliveries, oldest first.
+func Deliveries(t TenantID) []Range { return t.shards("deliveries") }
+
+// DeliveryDead is a dead delivery's place in the list of those, by the time it was made.
+func DeliveryDead(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexHistory, Key{t.sharded("dead", id), timeSort(at) + "/" + id}}
+}
+
+// DeadDeliveries are the shards of the list of dead deliveries, oldest first.
+func DeadDeliveries(t TenantID) []Range {
+	rs := t.shards("dead")
+	for i := range rs {
+		rs[i].index = IndexHistory
+	}
+	return rs
+}
+
+// DeliveryDue is when the sweep has to go on with a delivery.
+func DeliveryDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{deliveryDue(Shard(id, DeliveryDueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// DeliveriesDueBefore are the deliveries due at the given time or before in a shard,
+// oldest first.
+func DeliveriesDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: deliveryDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func deliveryDue(shard int) string { return fmt.Sprintf("due/delivery/%d", shard) }
 
 func (t TenantID) sharded(what, id string) string {
 	return t.partition(what, fmt.Sprint(Shard(id, ListShards)))

@@ -107,6 +107,16 @@ func TestKeys(t *testing.T) {
 	ranges("offline answers due", table.OfflineAnswersDueBefore(3, at))
 	key("offline answers lately", table.OfflineAnswersKey(acme, "card/piv-00"))
 
+	key("endpoint", table.EndpointKey(acme, "E"))
+	ranges("endpoints", table.Endpoints(acme))
+	key("delivery", table.DeliveryKey(acme, "D_1"))
+	index("delivery listed", table.DeliveryListed(acme, "D_1", at))
+	ranges("deliveries", table.Deliveries(acme)[1])
+	index("delivery dead", table.DeliveryDead(acme, "D_1", at))
+	ranges("deliveries dead", table.DeadDeliveries(acme)[1])
+	index("delivery due", table.DeliveryDue(acme, "D_1", at))
+	ranges("deliveries due", table.DeliveriesDueBefore(3, at))
+
 	want := strings.Split(strings.TrimSpace(`
 tenant: "t/acme" "core/tenant"
 policy: "t/acme" "core/policy"
@@ -191,6 +201,15 @@ offline answers of: history "t/acme/answered/piv-00" from "" to ""
 offline answer due: due "due/offline/1" "2030-01-31T07:05:07Z/acme/01A"
 offline answers due: due "due/offline/3" from "" to "2030-01-31T07:05:08Z"
 offline answers lately: "t/acme/answers/card%2Fpiv-00" "answers"
+endpoint: "t/acme" "endpoint/E"
+endpoints:  "t/acme" from "endpoint/" to "endpoint0"
+delivery: "t/acme/delivery/D_1" "delivery"
+delivery listed: list "t/acme/deliveries/3" "2030-01-31T07:05:07Z/D_1"
+deliveries: list "t/acme/deliveries/1" from "" to ""
+delivery dead: history "t/acme/dead/3" "2030-01-31T07:05:07Z/D_1"
+deliveries dead: history "t/acme/dead/1" from "" to ""
+delivery due: due "due/delivery/3" "2030-01-31T07:05:07Z/acme/D_1"
+deliveries due: due "due/delivery/3" from "" to "2030-01-31T07:05:08Z"
 `), "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

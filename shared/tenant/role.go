@@ -62,6 +62,9 @@ const (
 	AnswerOffline      Action = "offline.answer"
 	TellPUK            Action = "offline.tellPUK"
 	RunSanityCheck     Action = "sanityCheck.run"
+
+	ReadDeliveries   Action = "deliveries.read" // and the endpoints of webhooks
+	ManageDeliveries Action = "deliveries.manage"
 )
 
 // Grant is how far a role may go with an action.

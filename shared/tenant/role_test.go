@@ -53,6 +53,8 @@ unblock.cancel      -        yes   yes      -        yes   -      -
 offline.answer      -        yes   yes      yes      -     -      -
 offline.tellPUK     -        yes   yes      -        -     -      -
 sanityCheck.run     -        yes   -        -        -     -      -
+deliveries.read     -        yes   -        -        -     -      -
+deliveries.manage   -        yes   -        -        -     -      -
 `
 
 func TestMay(t *testing.T) {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
@@ -49,6 +50,7 @@ type API struct {
 
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
+	Deliveries  *delivery.Deliveries
 	Connections gateway.Connections // to bridges
 	RelayURL    string              // that bridges connect to, "wss://..."
 }
@@ -109,6 +111,7 @@ func (a *API) Describe(api huma.API) {
 	a.bridgeOperations(api)
 	a.unblockOperations(api)
 	a.offlineOperations(api)
+	a.webhookOperations(api)
 }
 
 // operation is what each operation says of itself.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
@@ -35,6 +36,7 @@ type Sweep struct {
 	Users       *user.Users
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
+	Deliveries  *delivery.Deliveries
 	Senders     mail.Senders
 	Now         func() time.Time
 	Log         *slog.Logger
@@ -51,6 +53,8 @@ const (
 
 	unblocksAt = 200 // unblocks a shard and sweep
 	runsAt     = 20  // runs of the sanity check a shard and sweep
+
+	deliveriesAt = 200 // deliveries a shard read at once
 )
 
 // Report counts what a sweep did.
@@ -72,6 +76,7 @@ type Report struct {
 	Cards    CardReport     `json:"cards,omitzero"`    // of Handle
 
 	SanityRuns credential.RunReport `json:"sanityRuns,omitzero"` // of Handle
+	Deliveries delivery.Report      `json:"deliveries,omitzero"` // of Handle
 }
 
 // add adds another report's counts.
@@ -134,6 +139,15 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 			return nil
 		})
 	}
+	var deliveries delivery.Report
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and what rules send out
+		g.Go(func() (err error) {
+			if deliveries, err = s.Deliveries.Sweep(ctx, deliveriesAt); err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot go on with deliveries", "cause", err)
+			}
+			return nil
+		})
+	}
 	var cards CardReport
 	g.Go(func() error {
 		cards = s.Cards(ctx, event.Shards...)
@@ -142,9 +156,9 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 	report := s.Run(ctx, event.Shards...)
 	_ = g.Wait()
 	report.Unblocks, report.Cards = unblocks, cards
-	report.SanityRuns = runs
-	report.Errors += unblocks.Errors + cards.Errors + runs.Errors
-	report.Unfinished = report.Unfinished || cards.Unfinished
+	report.SanityRuns, report.Deliveries = runs, deliveries
+	report.Errors += unblocks.Errors + cards.Errors + runs.Errors + deliveries.Errors
+	report.Unfinished = report.Unfinished || cards.Unfinished || deliveries.Unfinished
 	if report.Errors > 0 || report.Unfinished {
 		return report, fmt.Errorf("left for the next sweep: %d items that could not be handled, and more that there was no time for: %t", report.Errors, report.Unfinished)
 	}

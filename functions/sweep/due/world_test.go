@@ -19,6 +19,7 @@ import (
 	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
@@ -77,6 +78,7 @@ func newWorld(tb testing.TB, over table.Table) *world {
 	w.Credentials = &credential.Credentials{Table: over, Audit: log, Now: now, Rand: rand.Reader}
 	w.Unblocks = &unblock.Unblocks{Table: over, Tenants: w.Tenants, Users: w.Users, Senders: w.Senders, Audit: log, Now: now, Rand: rand.Reader, Log: w.Sweep.Log,
 		Credentials: w.Credentials}
+	w.Deliveries = &delivery.Deliveries{Table: over, Tenants: w.Tenants, Users: w.Users, Senders: w.Senders, Audit: log, Now: now, Rand: rand.Reader, Log: w.Sweep.Log}
 	w.open(acme)
 	return w
 }
