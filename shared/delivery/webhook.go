@@ -93,8 +93,16 @@ func (ds *Deliveries) post(ctx context.Context, e Endpoint, keys [][]byte, id st
 	} {
 		request.Header.Set(name, value)
 	}
+	dial := ds.dial()
 	transport := &http.Transport{ // which has no proxy, follows nothing and keeps no cookies
-		DialContext:            ds.dial(),
+		// net/http goes on dialling, and with the handshake, when a request has ended.
+		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err == nil {
+				context.AfterFunc(ctx, func() { _ = conn.Close() })
+			}
+			return conn, err
+		},
 		TLSClientConfig:        &tls.Config{RootCAs: ds.RootCAs, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives:      true,
 		DisableCompression:     true,

@@ -357,3 +357,8 @@ func (m *mortal) Write(ctx context.Context, ops ...table.Op) error {
 }
 
 func isState(err error) bool { return errors.Is(err, problem.ErrState) }
+
+// contextFor is a context that ends after so long.
+func contextFor(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
