@@ -51,7 +51,7 @@ type sealedSecret struct {
 
 const (
 	maxURL       = 2000
-	maxEndpoints = 50 // of a tenant
+	maxEndpoints = 100 // of a tenant
 	maxSecrets   = 4  // that sign at the same time
 
 	// MaxOverlap is how long a former secret may go on signing.

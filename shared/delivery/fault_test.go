@@ -40,6 +40,9 @@ func TestFaults(t *testing.T) {
 				continue
 			}
 			for _, dies := range []bool{false, true} {
+				if lost && dies { // the first fault hides the second
+					continue
+				}
 				for _, after := range []bool{false, true} {
 					for _, swept := range []bool{false, true} {
 						for n := 1; ; n++ {
@@ -180,7 +183,7 @@ func TestEndpointThatIsDown(t *testing.T) {
 					}
 				})
 				var all []Delivery
-				for range 300 {
+				for range 120 {
 					all = append(all, w.webhook(w.endpoint))
 				}
 				for range 5 {
@@ -192,7 +195,7 @@ func TestEndpointThatIsDown(t *testing.T) {
 					if took := w.Now().Sub(began); took > 20*time.Second {
 						t.Errorf("sweep %d took %v", sweeps, took)
 					}
-					if want := map[bool]int{true: 5}[sweeps == 1]; r.Sent != want || r.Again+r.Dead != 300 {
+					if want := map[bool]int{true: 5}[sweeps == 1]; r.Sent != want || r.Again+r.Dead != 120 {
 						t.Errorf("sweep %d: %+v", sweeps, r)
 					}
 					if w.reread(all[0]).State == Dead {

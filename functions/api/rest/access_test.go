@@ -125,6 +125,18 @@ get-sanity-check-run       -    yes    -         -         -      -       -     
 start-sanity-check-run     -    yes    -         -         -      -       -     -
 cancel-sanity-check-run    -    yes    -         -         -      -       -     -
 undo-sanity-check-run      -    yes    -         -         -      -       -     -
+
+list-webhooks         -         yes    -         -         -      -       -     -
+create-webhook        -         yes    -         -         -      -       -     -
+get-webhook           -         yes    -         -         -      -       -     -
+put-webhook           -         yes    -         -         -      -       -     -
+delete-webhook        -         yes    -         -         -      -       -     -
+rotate-webhook-secret -         yes    -         -         -      -       -     -
+test-webhook          -         yes    -         -         -      -       -     -
+list-deliveries       -         yes    -         -         -      -       -     -
+get-delivery          -         yes    -         -         -      -       -     -
+resend-delivery       -         yes    -         -         -      -       -     -
+drop-delivery         -         yes    -         -         -      -       -     -
 `
 
 // request returns a path and a body with which an operation succeeds. What the
@@ -185,6 +197,10 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"format": "csv"}
 	case "plan-sanity-check-run":
 		body = object{"templates": []string{f.withoutFlag(f.key)}}
+	case "create-webhook", "put-webhook":
+		body = f.hook()
+	case "rotate-webhook-secret":
+		body = object{}
 	case "send-import-part":
 		body = "cardId\n"
 	}
@@ -223,6 +239,14 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		id := f.call("POST", "/v1/sanity-check/runs", f.key, object{"templates": []string{f.withoutFlag(f.key)}}).want(201).text("id")
 		if op.OperationID == "undo-sanity-check-run" {
 			f.call("POST", "/v1/sanity-check/runs/"+id+"/start", f.key, nil).want(200)
+		}
+		return id
+	})
+	make("{webhook}", func() string { id, _ := f.webhook(f.key); return id })
+	make("{delivery}", func() string {
+		id := f.delivery("acme", f.key)
+		if op.OperationID == "resend-delivery" {
+			f.call("POST", "/v1/deliveries/"+id+"/drop", f.key, nil).want(200)
 		}
 		return id
 	})
@@ -318,8 +342,10 @@ func TestWalls(t *testing.T) {
 	run := f.call("POST", "/v1/sanity-check/runs", theirs, object{"templates": []string{f.withoutFlag(theirs)}}).want(201).text("id")
 	f.call("PATCH", "/v1/credentials/"+card, theirs, object{"label": "Their card", "serial": "Their number"}).want(200)
 	answerID := f.offlineAnswer(theirs, theirs, "twoOperators")
+	webhook, _ := f.webhook(theirs)
+	deliveryID := f.delivery("other", theirs)
 	before := func() (all string) {
-		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/sanity-check/runs/" + run} {
+		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/sanity-check/runs/" + run, "/v1/webhooks", "/v1/deliveries"} {
 			all += string(f.call("GET", path, theirs, nil).want(200).body)
 		}
 		return all
@@ -327,7 +353,7 @@ func TestWalls(t *testing.T) {
 	was := before()
 
 	const unknown = "01J8ZC9Q6Y0V4T5W3X2R1N0M9K"
-	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{part}", "1", "{answer}", answerID, "{unblock}", unblock)
+	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{part}", "1", "{answer}", answerID, "{unblock}", unblock, "{webhook}", webhook, "{delivery}", deliveryID)
 	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown)
 	asked := 0
 	for _, op := range f.operations() {

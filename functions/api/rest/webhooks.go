@@ -41,8 +41,8 @@ func (a *API) webhookOut(e delivery.Endpoint) webhookBody {
 	return webhookBody{e.ID, WebhookFields{e.Name, e.URL}, e.On, e.Gone, e.RotatedAt, e.FormerUntil(a.Now()), e.CreatedAt}
 }
 
-// newSecretBody is an endpoint with its secret, shown once.
-type newSecretBody struct {
+// newWebhookBody is an endpoint with its secret, shown once.
+type newWebhookBody struct {
 	webhookBody
 	Secret string `json:"secret" doc:"What it verifies signatures with; it is not shown again."`
 }
@@ -114,13 +114,13 @@ func (a *API) webhookOperations(api huma.API) {
 		id: "create-webhook", summary: "Create a webhook endpoint", method: http.MethodPost, path: "/v1/webhooks",
 		action: tenant.ManageDeliveries, status: http.StatusCreated, tag: tag,
 		about: "The answer shows its secret, this once. " + signed + "\n\nAny 2xx within 10 seconds means that it was taken, and 410 turns the endpoint off. After anything else it is sent again: after about 10 s, 1 min, 5 min, 30 min, 2 h, 6 h and 12 h, or later if `Retry-After` says so. Then it is dead: see deliveries.",
-	}, func(ctx context.Context, in *struct{ Body webhookInput }) (*Secret[newSecretBody], error) {
+	}, func(ctx context.Context, in *struct{ Body webhookInput }) (*Secret[newWebhookBody], error) {
 		c := caller(ctx)
 		e, text, err := a.Deliveries.CreateEndpoint(ctx, c.Core, c.Actor, in.Body.endpoint())
 		if err != nil {
 			return nil, err
 		}
-		return secretAnswer(newSecretBody{a.webhookOut(e), text.Reveal()}), nil
+		return secretAnswer(newWebhookBody{a.webhookOut(e), text.Reveal()}), nil
 	})
 
 	register(a, api, operation{
@@ -175,7 +175,7 @@ func (a *API) webhookOperations(api huma.API) {
 		Body struct {
 			OverlapHours *int `json:"overlapHours,omitempty" minimum:"0" maximum:"168" doc:"Left out, 24. 0 if somebody else may know the former secret."`
 		}
-	}) (*Secret[newSecretBody], error) {
+	}) (*Secret[newWebhookBody], error) {
 		c := caller(ctx)
 		overlap := 24
 		if in.Body.OverlapHours != nil {
@@ -185,10 +185,10 @@ func (a *API) webhookOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return secretAnswer(newSecretBody{a.webhookOut(e), text.Reveal()}), nil
+		return secretAnswer(newWebhookBody{a.webhookOut(e), text.Reveal()}), nil
 	})
 
-	type testBody struct {
+	type webhookTestBody struct {
 		Delivered bool   `json:"delivered"`
 		Code      string `json:"code,omitempty"`
 		Sentence  string `json:"sentence,omitempty"`
@@ -197,13 +197,13 @@ func (a *API) webhookOperations(api huma.API) {
 		id: "test-webhook", summary: "Send a test to a webhook endpoint", method: http.MethodPost, path: "/v1/webhooks/{webhook}/test",
 		action: tenant.ManageDeliveries, tag: tag,
 		about: "Sends an event of type `test` once, also to an endpoint that is off, and tells what came of it.",
-	}, func(ctx context.Context, in *WebhookPath) (*Body[testBody], error) {
+	}, func(ctx context.Context, in *WebhookPath) (*Body[webhookTestBody], error) {
 		c := caller(ctx)
 		d, err := a.Deliveries.Test(ctx, c.Core, c.Actor, in.Webhook)
 		if err != nil {
 			return nil, err
 		}
-		return answer(testBody{d.State == delivery.Delivered, d.Code, d.Sentence()}), nil
+		return answer(webhookTestBody{d.State == delivery.Delivered, d.Code, d.Sentence()}), nil
 	})
 
 	const deliveries = "Deliveries"
