@@ -193,7 +193,7 @@ func (ds *Deliveries) sending(ctx context.Context, core tenant.Core, d Delivery)
 	return func(ctx context.Context) outcome { return ds.post(ctx, e, keys, d.ID, d.Body) }, err
 }
 
-// store writes a delivery without a record: nothing has come of it yet.
+// store writes a delivery, on the condition that it was not changed, together with ops.
 func (ds *Deliveries) store(ctx context.Context, t table.TenantID, d Delivery, ops ...table.Op) (Delivery, error) {
 	if err := ds.Table.Write(ctx, append([]table.Op{put(t, d)}, ops...)...); err != nil {
 		return Delivery{}, fmt.Errorf("store delivery %s: %w", d.ID, err)

@@ -52,7 +52,7 @@ type sealedSecret struct {
 const (
 	maxURL       = 2000
 	maxEndpoints = 100 // of a tenant
-	maxSecrets   = 4  // that sign at the same time
+	maxSecrets   = 4   // that sign at the same time
 
 	// MaxOverlap is how long a former secret may go on signing.
 	MaxOverlap = 7 * 24 * time.Hour
