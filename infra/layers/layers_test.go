@@ -28,6 +28,7 @@ var rooms = [][]string{
 	{"functions/api/rest", "functions/relay/line", "functions/sweep/due"},
 	{"shared/unblock", "shared/credential/intake"},
 	{"shared/credential", "shared/user"},
+	{"shared/event"},
 	{"shared/tenant"},
 	{"shared/mail", "shared/vault", "shared/audit", "shared/gateway"},
 	{"shared/relay", "shared/card", "shared/offline"},

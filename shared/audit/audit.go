@@ -25,14 +25,15 @@ const (
 	API      ActorKind = "api"      // a tenant's system, by an API key
 	Self     ActorKind = "self"     // a person for themselves, by a token
 	System   ActorKind = "system"   // Pinward itself: the sweep
+	Rule     ActorKind = "rule"     // a trigger rule of the tenant's
 	Bridge   ActorKind = "bridge"   // somebody at a bridge, who has not proven who they are
 )
 
-// Actor is who acts: an API key, a person, Pinward itself.
+// Actor is who acts: an API key, a person, a rule, Pinward itself.
 type Actor struct {
 	Kind ActorKind
-	ID   string // the key's, user's or function's id
-	Name string // the key's name
+	ID   string // the key's, user's, rule's or function's id
+	Name string // the key's or rule's name
 }
 
 // Record is one thing that happened.

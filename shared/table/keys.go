@@ -8,6 +8,7 @@ package table
 //	tenant          | t/<tenant>                   | core/tenant        | list: tenants/<shard>, <tenant>               | load a tenant; list tenants
 //	policy          | t/<tenant>                   | core/policy        |                                               | loaded with the tenant
 //	keysets, sealed | t/<tenant>                   | core/keysets       |                                               | loaded with the tenant
+//	watch           | t/<tenant>                   | core/watch         |                                               | loaded with the tenant: what trigger rules wait for
 //	policy version  | t/<tenant>                   | policy/<version>   |                                               | which policies there were
 //	API key         | t/<tenant>                   | key/<id>           |                                               | authenticate; list keys
 //	messaging       | t/<tenant>                   | messaging/<id>     |                                               | get, list
@@ -48,6 +49,11 @@ package table
 //	offline answer  | t/<tenant>/offline/<ulid>    | answer             | history: t/<tenant>/answered/<credential>, .  | get; a card's
 //	                |                              |                    | due: due/offline/<shard>, <time>/<tenant>/<id>| what the sweep has to announce
 //	answers lately  | t/<tenant>/answers/<who>     | answers            |                                               | how many for a card, or by a key
+//	user by mail    | t/<tenant>/mail/<address>    | <id>               |                                               | users who have an address
+//	trigger rule    | t/<tenant>                   | rule/<id>          |                                               | get, list
+//	event           | t/<tenant>/event/<id>        | event              | list: t/<tenant>/events/<shard>, <ulid>       | acted on once; list, newest first
+//	                |                              |                    | due: due/event/<shard>, <time>/<tenant>/<ulid>| events that rules have to act on still
+//	first event     | t/<tenant>/first/<user>      | <type>             |                                               | which was a user's first event of a type
 //
 // Things of the installation itself live under the tenant Platform.
 
@@ -97,6 +103,7 @@ const (
 	UnblockDueShards = 4
 	JobDueShards     = 4
 	OfflineDueShards = 4
+	EventDueShards   = 4
 )
 
 // Key names an item.
@@ -139,7 +146,7 @@ func (k Key) String() string {
 	parts := strings.Split(k.partition, "/")
 	if len(parts) > 3 {
 		switch parts[2] {
-		case "username", "external", "lookup", "attempts", "idem", "cardwords":
+		case "username", "external", "lookup", "attempts", "idem", "cardwords", "mail", "event":
 			return strings.Join(parts[:3], "/")
 		}
 	}
@@ -330,7 +337,10 @@ func PolicyKey(t TenantID) Key { return Key{t.partition(), "core/policy"} }
 // KeysetsKey is the tenant's sealed keysets.
 func KeysetsKey(t TenantID) Key { return Key{t.partition(), "core/keysets"} }
 
-// TenantCore is what most calls need at once: tenant, policy, keysets.
+// WatchKey is what the tenant's trigger rules wait for.
+func WatchKey(t TenantID) Key { return Key{t.partition(), "core/watch"} }
+
+// TenantCore is what most calls need at once: tenant, policy, keysets, watch.
 func TenantCore(t TenantID) Range { return prefix(t.partition(), "core/") }
 
 // TenantListed is a tenant's place in the list of tenants.
@@ -699,6 +709,48 @@ func offlineDue(shard int) string { return fmt.Sprintf("due/offline/%d", shard) 
 // OfflineAnswersKey counts the answers given lately for a card, or by a key.
 func OfflineAnswersKey(t TenantID, who string) Key {
 	return Key{t.partition("answers", who), "answers"}
+}
+
+// MailKey tells that a user has a mail address. address is folded.
+func MailKey(t TenantID, address, user string) Key { return Key{t.partition("mail", address), user} }
+
+// UsersByMail are the users who have a mail address.
+func UsersByMail(t TenantID, address string) Range {
+	return Range{partition: t.partition("mail", address)}
+}
+
+// RuleKey is a trigger rule. Its id is a ULID.
+func RuleKey(t TenantID, id string) Key { return Key{t.partition(), "rule/" + escape(id)} }
+
+// Rules are the tenant's trigger rules.
+func Rules(t TenantID) Range { return prefix(t.partition(), "rule/") }
+
+// EventKey is an event by the id that its sender gave it.
+func EventKey(t TenantID, id string) Key { return Key{t.partition("event", id), "event"} }
+
+// EventListed is an event's place in the list, by time. place is a ULID.
+func EventListed(t TenantID, place string) IndexKey {
+	return IndexKey{IndexList, Key{t.sharded("events", place), place}}
+}
+
+// Events are the shards of the list of events, oldest first.
+func Events(t TenantID) []Range { return t.shards("events") }
+
+// EventDue is when the sweep has to go on with an event.
+func EventDue(t TenantID, place string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{eventDue(Shard(place, EventDueShards)), timeSort(at) + "/" + string(t) + "/" + place}}
+}
+
+// EventsDueBefore are the events due at the given time or before in a shard, oldest first.
+func EventsDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: eventDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func eventDue(shard int) string { return fmt.Sprintf("due/event/%d", shard) }
+
+// FirstEventKey tells which was a user's first event of a type.
+func FirstEventKey(t TenantID, user, kind string) Key {
+	return Key{t.partition("first", user), escape(kind)}
 }
 
 func (t TenantID) sharded(what, id string) string {

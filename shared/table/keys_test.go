@@ -106,6 +106,17 @@ func TestKeys(t *testing.T) {
 	index("offline answer due", table.OfflineAnswerDue(acme, "01A", at))
 	ranges("offline answers due", table.OfflineAnswersDueBefore(3, at))
 	key("offline answers lately", table.OfflineAnswersKey(acme, "card/piv-00"))
+	key("watch", table.WatchKey(acme))
+	key("user by mail", table.MailKey(acme, "ada@example.org", "U"))
+	ranges("users by mail", table.UsersByMail(acme, "ada@example.org"))
+	key("rule", table.RuleKey(acme, "01A"))
+	ranges("rules", table.Rules(acme))
+	key("event", table.EventKey(acme, "pinward:pin.set/U"))
+	index("event listed", table.EventListed(acme, "01A"))
+	ranges("events", table.Events(acme)[1])
+	index("event due", table.EventDue(acme, "01A", at))
+	ranges("events due", table.EventsDueBefore(3, at))
+	key("first event", table.FirstEventKey(acme, "U", "print-job.submitted"))
 
 	want := strings.Split(strings.TrimSpace(`
 tenant: "t/acme" "core/tenant"
@@ -191,6 +202,17 @@ offline answers of: history "t/acme/answered/piv-00" from "" to ""
 offline answer due: due "due/offline/1" "2030-01-31T07:05:07Z/acme/01A"
 offline answers due: due "due/offline/3" from "" to "2030-01-31T07:05:08Z"
 offline answers lately: "t/acme/answers/card%2Fpiv-00" "answers"
+watch: "t/acme" "core/watch"
+user by mail: "t/acme/mail/ada@example.org" "U"
+users by mail:  "t/acme/mail/ada@example.org" from "" to ""
+rule: "t/acme" "rule/01A"
+rules:  "t/acme" from "rule/" to "rule0"
+event: "t/acme/event/pinward:pin.set%2FU" "event"
+event listed: list "t/acme/events/1" "01A"
+events: list "t/acme/events/1" from "" to ""
+event due: due "due/event/1" "2030-01-31T07:05:07Z/acme/01A"
+events due: due "due/event/3" from "" to "2030-01-31T07:05:08Z"
+first event: "t/acme/first/U" "print-job.submitted"
 `), "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -75,6 +75,7 @@ type Core struct {
 	Tenant Tenant
 	Policy Policy
 	Keys   *vault.Keys
+	Watch  Watch
 }
 
 var idForm = regexp.MustCompile(`^[a-z][a-z0-9-]{1,39}$`)
@@ -191,6 +192,8 @@ func (ts *Tenants) Load(ctx context.Context, id table.TenantID) (Core, error) {
 			core.Policy, err = decodePolicy(item)
 		case table.KeysetsKey(id):
 			core.Keys, err = ts.Vault.Open(ctx, id, item)
+		case table.WatchKey(id):
+			core.Watch, err = decodeWatch(item)
 		}
 		if err != nil {
 			return Core{}, fmt.Errorf("load tenant %s: %w", id, err)
@@ -237,7 +240,7 @@ func (ts *Tenants) Create(ctx context.Context, by audit.Actor, t Tenant) (Core, 
 	} else if err != nil {
 		return Core{}, secret.Text{}, fmt.Errorf("create tenant %s: %w", t.ID, err)
 	}
-	return Core{t, policy, keys}, text, nil
+	return Core{t, policy, keys, Watch{}}, text, nil
 }
 
 // EnsurePlatform makes the keys of the installation itself, once.

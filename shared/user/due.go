@@ -56,18 +56,15 @@ func (us *Users) ExpirePIN(ctx context.Context, core tenant.Core, by audit.Actor
 	if u.PIN.State(us.Now()) != Expired {
 		return false, nil
 	}
-	t := core.Tenant.ID
 	var w write
-	if u.PIN.lookup != "" {
-		w.add(table.Delete(table.LookupKey(t, u.PIN.lookup), table.Whatever()))
-	}
 	var details map[string]string
 	if n := &u.PIN.Notice; n.State == NoticePlanned || n.State == NoticeClaimed {
 		*n = Notice{State: NoticeFailed, At: us.Now().UTC().Truncate(time.Second), Attempts: n.Attempts, Repeated: n.Repeated, Reason: ReasonExpiredFirst}
 		details = map[string]string{"unannounced": "true"}
 	}
-	u.PIN = gone(core, u.PIN, us.Now(), "expired")
-	return us.writeDue(ctx, t, by, u, "pin.expired", details, w)
+	us.takeAway(core, &u, &w, "expired")
+	w.add(us.pinExpired(ctx, core, u)...)
+	return us.writeDue(ctx, core.Tenant.ID, by, u, "pin.expired", details, w)
 }
 
 // ReasonExpiredFirst is why a notice failed whose PIN expired before it was sent.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/pin"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
@@ -163,15 +164,27 @@ func pinDetails(core tenant.Core) map[string]string {
 }
 
 // SetPIN gives the user the PIN. A PIN that the policy refuses is an
-// InvalidError with every reason.
-func (us *Users) SetPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, newPIN secret.Text) (u User, err error) {
+// InvalidError with every reason. with are further ops of the same Write; if a condition
+// of theirs does not hold that is the error.
+func (us *Users) SetPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, newPIN secret.Text, with ...table.Op) (u User, err error) {
 	err = us.choose(ctx, core, by, id, func() error {
 		u, err = us.changePIN(ctx, core, by, id, "pin.set", func(u *User, w *write) error {
-			return us.accept(ctx, core, by, u, newPIN, w, nil)
+			if err := us.accept(ctx, core, by, u, newPIN, w, nil); err != nil {
+				return err
+			}
+			w.add(us.pinSet(ctx, core, *u, "chosen")...)
+			w.with = with
+			return nil
 		})
 		return err
 	})
 	return u, err
+}
+
+// pinSet tells of a PIN that is about to be written with the user, who is as read but for it.
+func (us *Users) pinSet(ctx context.Context, core tenant.Core, u User, how string) []table.Op {
+	return event.Ops(ctx, core, us.Now(), event.Event{Type: event.PINSet, User: u.ID, Attributes: map[string]string{"how": how}},
+		fmt.Sprintf("%s/%d", u.ID, u.Version+1))
 }
 
 // choose runs a person's own choice of a PIN. Where PINs identify, to be
@@ -224,7 +237,11 @@ func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Act
 			if used(core, *u, made) {
 				return reused(core)
 			}
-			return us.accept(ctx, core, by, u, made, w, nil)
+			if err := us.accept(ctx, core, by, u, made, w, nil); err != nil {
+				return err
+			}
+			w.add(us.pinSet(ctx, core, *u, "generated")...)
+			return nil
 		})
 		if errors.Is(err, errTaken) {
 			continue
@@ -242,12 +259,38 @@ func (us *Users) DeletePIN(ctx context.Context, core tenant.Core, by audit.Actor
 		if u.PIN.verifier == "" {
 			return errNothing
 		}
-		if u.PIN.lookup != "" {
-			w.add(table.Delete(table.LookupKey(core.Tenant.ID, u.PIN.lookup), table.Whatever()))
-		}
-		u.PIN = gone(core, u.PIN, us.Now(), "deleted")
+		us.takeAway(core, u, w, "deleted")
 		return nil
 	})
+}
+
+// EndPIN lets the user's PIN expire now, whatever it was to live. That there is none is
+// problem.ErrState. with are further ops of the same Write; if a condition of theirs does
+// not hold that is the error.
+func (us *Users) EndPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, with ...table.Op) (User, error) {
+	return us.changePIN(ctx, core, by, id, "pin.expired", func(u *User, w *write) error {
+		if u.PIN.verifier == "" {
+			return fmt.Errorf("%w: the user has no PIN", problem.ErrState)
+		}
+		us.takeAway(core, u, w, "expired")
+		w.add(us.pinExpired(ctx, core, *u)...)
+		w.with = with
+		return nil
+	})
+}
+
+// takeAway deletes the PIN of a user who is about to be written.
+func (us *Users) takeAway(core tenant.Core, u *User, w *write, why string) {
+	if u.PIN.lookup != "" {
+		w.add(table.Delete(table.LookupKey(core.Tenant.ID, u.PIN.lookup), table.Whatever()))
+	}
+	u.PIN = gone(core, u.PIN, us.Now(), why)
+}
+
+// pinExpired tells of the expiry of a PIN that is about to be written with the user.
+func (us *Users) pinExpired(ctx context.Context, core tenant.Core, u User) []table.Op {
+	return event.Ops(ctx, core, us.Now(), event.Event{Type: event.PINExpired, User: u.ID, Attributes: map[string]string{"of": "user"}},
+		fmt.Sprintf("%s/%d", u.ID, u.Version+1))
 }
 
 // errNothing is how a change says that there is nothing to write.

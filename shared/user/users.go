@@ -13,6 +13,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
@@ -41,6 +42,7 @@ const (
 type write struct {
 	ops     []table.Op
 	refused map[int]error
+	with    []table.Op // the caller's, whose failed condition is the caller's affair
 }
 
 // add appends ops whose failed condition means that somebody else was faster.
@@ -57,8 +59,11 @@ func (w *write) claim(op table.Op, err error) {
 
 // do writes. If somebody else was faster the operation may begin anew.
 func (w *write) do(ctx context.Context, t table.Table) (again bool, _ error) {
-	err := t.Write(ctx, w.ops...)
+	err := t.Write(ctx, slices.Concat(w.ops, w.with)...)
 	i, failed := table.FailedOp(err)
+	if failed && i >= len(w.ops) {
+		return false, err
+	}
 	if failed && w.refused[i] != nil {
 		return false, w.refused[i]
 	}
@@ -66,8 +71,9 @@ func (w *write) do(ctx context.Context, t table.Table) (again bool, _ error) {
 }
 
 // Create makes a user, with a PIN if one is given. If the policy refuses the
-// PIN nothing is made. A taken username or external id is an InvalidError.
-func (us *Users) Create(ctx context.Context, core tenant.Core, by audit.Actor, p Profile, pin *secret.Text) (User, error) {
+// PIN nothing is made. A taken username or external id is an InvalidError. with are
+// further ops of the same Write; if a condition of theirs does not hold that is the error.
+func (us *Users) Create(ctx context.Context, core tenant.Core, by audit.Actor, p Profile, pin *secret.Text, with ...table.Op) (User, error) {
 	now := us.Now()
 	id, err := ulid.New(ulid.Timestamp(now), us.Rand)
 	if err != nil {
@@ -84,6 +90,8 @@ func (us *Users) Create(ctx context.Context, core tenant.Core, by audit.Actor, p
 			return User{}, err
 		}
 		w.add(count)
+		w.add(event.Ops(ctx, core, now, event.Event{Type: event.UserCreated, User: u.ID}, u.ID)...)
+		w.with = with
 		if again, err := w.do(ctx, us.Table); again {
 			continue
 		} else if err != nil {
@@ -162,6 +170,7 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 			return write{}, err
 		}
 		record.Details = pinDetails(core)
+		w.add(us.pinSet(ctx, core, *u, "chosen")...)
 	} else if err := vs.Err(); err != nil {
 		return write{}, err
 	}
@@ -176,6 +185,14 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 		w.claim(table.Put(holder{table.UsernameKey(t, is), u.ID}, table.Absent()), errUsername)
 		if old.Version != 0 {
 			w.add(table.Delete(table.UsernameKey(t, was), table.Whatever()))
+		}
+	}
+	if was, is := foldMail(old.Profile.Mail), foldMail(u.Profile.Mail); was != is {
+		if is != "" {
+			w.add(table.Put(holder{table.MailKey(t, is, u.ID), u.ID}, table.Absent()))
+		}
+		if was != "" {
+			w.add(table.Delete(table.MailKey(t, was, u.ID), table.Whatever()))
 		}
 	}
 	if was, is := old.Profile.ExternalID, u.Profile.ExternalID; was != is {
@@ -210,6 +227,28 @@ func (us *Users) ByUsername(ctx context.Context, t table.TenantID, username stri
 func (us *Users) ByExternalID(ctx context.Context, t table.TenantID, id string) (User, error) {
 	return us.held(ctx, t, table.ExternalKey(t, id))
 }
+
+// ByMail returns the one user who has a mail address, whatever its case. If several have
+// it, it names none of them: that is problem.ErrState.
+func (us *Users) ByMail(ctx context.Context, t table.TenantID, address string) (User, error) {
+	r := table.UsersByMail(t, foldMail(address))
+	if r.Spec().Validate() != nil { // longer than any address
+		return User{}, fmt.Errorf("user %w", problem.ErrNotFound)
+	}
+	page, err := us.Table.Query(ctx, r.Limit(2))
+	switch {
+	case err != nil:
+		return User{}, fmt.Errorf("user by mail: %w", err)
+	case len(page.Items) == 0:
+		return User{}, fmt.Errorf("user %w", problem.ErrNotFound)
+	case len(page.Items) > 1:
+		return User{}, fmt.Errorf("%w: several users have this mail address", problem.ErrState)
+	}
+	return us.Get(ctx, t, page.Items[0].Key.Sort())
+}
+
+// foldMail is the form in which addresses are compared.
+func foldMail(address string) string { return Fold(address) }
 
 func (us *Users) held(ctx context.Context, t table.TenantID, key table.Key) (User, error) {
 	if key.Validate() != nil { // longer than any name
@@ -265,6 +304,9 @@ func (us *Users) Delete(ctx context.Context, core tenant.Core, by audit.Actor, i
 			table.Delete(table.AttemptsKey(t, Subject(id)), table.Whatever()))
 		if u.Profile.ExternalID != "" {
 			w.add(table.Delete(table.ExternalKey(t, u.Profile.ExternalID), table.Whatever()))
+		}
+		if u.Profile.Mail != "" {
+			w.add(table.Delete(table.MailKey(t, foldMail(u.Profile.Mail), id), table.Whatever()))
 		}
 		if u.PIN.lookup != "" {
 			w.add(table.Delete(table.LookupKey(t, u.PIN.lookup), table.Whatever()))

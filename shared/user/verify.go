@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
@@ -197,10 +198,14 @@ func (us *Users) finish(ctx context.Context, core tenant.Core, a attempts, allow
 		}
 		return Result{Right: true, User: u, TriesLeft: core.Policy.MaxAttempts}, nil
 	}
+	var told []table.Op
 	if allowed && !a.LockedUntil.IsZero() {
 		record.Details = map[string]string{"lockedUntil": a.LockedUntil.Format(time.RFC3339)}
+		if record.Action == "pin.verify" && record.Subject != "" { // else it is a terminal that is locked, or nobody's PIN
+			told = event.Ops(ctx, core, us.Now(), event.Event{Type: event.PINLocked, User: u.ID}, fmt.Sprintf("%s/%d", u.ID, a.Since.UnixNano()))
+		}
 	}
-	if err := us.Table.Write(ctx, us.Audit.Op(ctx, t, record)); err != nil {
+	if err := us.Table.Write(ctx, append(told, us.Audit.Op(ctx, t, record))...); err != nil {
 		return Result{}, fmt.Errorf("record the attempt: %w", err)
 	}
 	return a.answer(core), nil
