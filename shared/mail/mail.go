@@ -33,6 +33,7 @@ type Message struct {
 	Subject string // one line
 	Text    string
 	HTML    string // "" for a mail of text only
+	Bulk    bool   // one of many that nobody waits for: urgent ones go first
 }
 
 // Format implements fmt.Formatter: a message prints without its address and

@@ -12,6 +12,8 @@ const (
 	CardPINExpiryID  = "card-pin-expiry"
 	CardPINExpiredID = "card-pin-expired"
 	OfflineAnswerID  = "offline-answer"
+
+	PINIssuedID = "pin-issued"
 )
 
 // predefinedTexts are named <kind>.<language>.txt and .html.
@@ -45,6 +47,10 @@ var predefinedTitles = map[TemplateKind]map[string]title{
 	OfflineAnswer: {
 		"en": {"Offline unblock code", "An unblock code was given out for your card for {{customer-name}}"},
 		"de": {"Entsperrcode am Telefon", "Für Ihre Karte für {{customer-name}} wurde ein Entsperrcode ausgegeben"},
+	},
+	PINIssued: {
+		"en": {"New PIN", "Your new PIN for {{customer-name}}"},
+		"de": {"Neue PIN", "Ihre neue PIN für {{customer-name}}"},
 	},
 }
 

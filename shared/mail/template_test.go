@@ -97,6 +97,11 @@ func TestTemplateKinds(t *testing.T) {
 		{"code in reset mail", PINReset, "s", "{{code}}", "", "text", "not a variable"},
 		{"code in expiry mail", PINExpiry, "s", "{{code}}", "", "text", "not a variable"},
 		{"code in subject of expiry mail", PINExpiry, "{{code}}", "t", "", "subject", "not a variable"},
+		{"PIN mail", PINIssued, "{{username}} {{customer-name}}", "{{pin}} {{validity}} {{use}}", "<b>{{ pin }}</b>", "", ""},
+		{"PIN mail without PIN", PINIssued, "s", "{{username}}", "", "text", "must contain {{pin}}"},
+		{"PIN in text, not in HTML", PINIssued, "s", "{{pin}}", "<p>{{username}}</p>", "html", "must contain {{pin}}"},
+		{"PIN in subject", PINIssued, "{{pin}}", "{{pin}}", "", "subject", "lock screens"},
+		{"code in PIN mail", PINIssued, "s", "{{pin}} {{code}}", "", "text", "not a variable"},
 		{"no kind", "", "s", "t", "", "kind", "unblock-code"},
 		{"unknown kind", "newsletter", "s", "t", "", "kind", "unblock-code"},
 	} {
@@ -162,6 +167,8 @@ var examples = map[TemplateKind]Values{
 	CardPINExpiry:  CardPINExpiryValues{"SOON", 7, "ada", "Acme & Söhne", "PIV 4F2A"},
 	CardPINExpired: CardPINExpiredValues{"TODAY", "ada", "Acme & Söhne", "PIV 4F2A"},
 	OfflineAnswer:  OfflineAnswerValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace"},
+
+	PINIssued: PINIssuedValues{secret.New("a=?{{use}}&<"), "ada", "Acme & Söhne", "until SOON", "It works once."},
 }
 
 // Each variable of a kind has a value, and a template takes those of its kind only.
@@ -176,6 +183,8 @@ func TestRenderKinds(t *testing.T) {
 			CardPINExpiry:  "pinExpiration|days|username|customer-name|card|SOON, 7, ada, Acme & Söhne, PIV 4F2A",
 			CardPINExpired: "pinExpiration|username|customer-name|card|TODAY, ada, Acme & Söhne, PIV 4F2A",
 			OfflineAnswer:  "username|customer-name|card|time|by|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace",
+
+			PINIssued: "pin|username|customer-name|validity|use|a=?{{use}}&<, ada, Acme & Söhne, until SOON, It works once.",
 		}[kind]
 		if m, err := Render(tmpl, examples[kind]); err != nil || m.Text != want {
 			t.Errorf("%s: %q, %v; want %q", kind, m.Text, err, want)
@@ -237,6 +246,24 @@ func TestCodeIsNotPrinted(t *testing.T) {
 	}
 }
 
+// What a PIN's mail says of its validity and use, in English and in German.
+func TestPINPhrases(t *testing.T) {
+	for _, test := range []struct{ got, want string }{
+		{ValidUntil("Monday", "en"), "until Monday"},
+		{ValidUntil("Montag", "de-AT"), "bis Montag"},
+		{ValidUntil("", "fr"), "until it is changed"},
+		{ValidUntil("", "de"), "bis sie geändert wird"},
+		{PINUse(false, false, "en"), "You can use it as often as you like, and change it when you like."},
+		{PINUse(false, true, "en"), "Please change it when you first use it."},
+		{PINUse(true, false, "en"), "It works once only: after that you need a new one."},
+		{PINUse(true, false, "de"), "Sie gilt nur ein einziges Mal: Danach brauchen Sie eine neue."},
+	} {
+		if test.got != test.want {
+			t.Errorf("%q, want %q", test.got, test.want)
+		}
+	}
+}
+
 func TestByYourself(t *testing.T) {
 	for tag, want := range map[string]string{
 		"en": "you yourself, by a code mailed to you", "fr": "you yourself, by a code mailed to you", "": "you yourself, by a code mailed to you",
@@ -267,6 +294,10 @@ func TestPredefined(t *testing.T) {
 		CardPINExpired: {
 			"en": {"PIV 4F2A", "TODAY", "ada", "has expired", "The card goes on working", "not in this mail"},
 			"de": {"PIV 4F2A", "TODAY", "ada", "ist abgelaufen", "Die Karte funktioniert weiter", "enthält die PIN nicht"},
+		},
+		PINIssued: {
+			"en": {"a=?{{use}}&<", "until SOON", "It works once.", "Enter it where you are asked for your PIN", "Nobody will ask you for this PIN", "it no longer works", "your help desk"},
+			"de": {"a=?{{use}}&<", "until SOON", "It works once.", "wo Sie nach Ihrer PIN gefragt werden", "Niemand wird Sie am Telefon", "gilt diese nicht mehr", "Helpdesk"},
 		},
 	}
 	for _, kind := range TemplateKinds() {

@@ -49,6 +49,7 @@ package table
 //	offline answer  | t/<tenant>/offline/<ulid>    | answer             | history: t/<tenant>/answered/<credential>, .  | get; a card's
 //	                |                              |                    | due: due/offline/<shard>, <time>/<tenant>/<id>| what the sweep has to announce
 //	answers lately  | t/<tenant>/answers/<who>     | answers            |                                               | how many for a card, or by a key
+//	generated PINs  | t/<tenant>/generated/<day>   | <shard>            |                                               | how many PINs were generated that day
 //	user by mail    | t/<tenant>/mail/<address>    | <id>               |                                               | users who have an address
 //	trigger rule    | t/<tenant>                   | rule/<id>          |                                               | get, list
 //	event           | t/<tenant>/event/<id>        | event              | list: t/<tenant>/events/<shard>, <ulid>       | acted on once; list, newest first
@@ -99,6 +100,8 @@ const (
 	ListShards   = 4
 	TenantShards = 4
 	CountShards  = 16
+
+	GeneratedShards = 64 // of a day's count
 
 	UnblockDueShards = 4
 	JobDueShards     = 4
@@ -709,6 +712,16 @@ func offlineDue(shard int) string { return fmt.Sprintf("due/offline/%d", shard) 
 // OfflineAnswersKey counts the answers given lately for a card, or by a key.
 func OfflineAnswersKey(t TenantID, who string) Key {
 	return Key{t.partition("answers", who), "answers"}
+}
+
+// GeneratedKey is a part of the count of the PINs generated on a day in UTC.
+func GeneratedKey(t TenantID, day time.Time, shard int) Key {
+	return Key{t.partition("generated", day.UTC().Format("20060102")), fmt.Sprintf("%02d", shard)}
+}
+
+// Generated are all parts of that count.
+func Generated(t TenantID, day time.Time) Range {
+	return Range{partition: t.partition("generated", day.UTC().Format("20060102"))}
 }
 
 // MailKey tells that a user has a mail address. address is folded.

@@ -53,8 +53,26 @@ type Settings struct {
 	PINOnlyLogin bool           // PINs are unique within the tenant, and identify
 	ExpiryMail   ExpiryMailRefs // how a PIN's expiry is announced
 
+	// GeneratedPINsPerDay is how many PINs may be generated on a day in UTC; 0 is
+	// DefaultGeneratedPINs.
+	GeneratedPINsPerDay int
+
 	SupportFunctions bool        // what repairs many things at once is open to administrators
 	AfterImport      SanityCheck // of what an import brought
+}
+
+// DefaultGeneratedPINs and MaxGeneratedPINs are limits of PINs generated on a day.
+const (
+	DefaultGeneratedPINs = 100_000
+	MaxGeneratedPINs     = 10_000_000
+)
+
+// GeneratedMost is how many PINs may be generated on a day.
+func (s Settings) GeneratedMost() int {
+	if s.GeneratedPINsPerDay == 0 {
+		return DefaultGeneratedPINs
+	}
+	return s.GeneratedPINsPerDay
 }
 
 // SanityCheck says whether the cards without a PIN expiry flag get one by themselves, and
@@ -112,6 +130,9 @@ func (s Settings) Validate() error {
 	if _, err := language.Parse(s.Language); err != nil || len(s.Language) > 35 {
 		vs.Add("unknown", "language", "is not a BCP 47 language tag such as en or de-AT")
 	}
+	if n := s.GeneratedPINsPerDay; n < 0 || n > MaxGeneratedPINs {
+		vs.Add("range", "generatedPINsPerDay", "must be 1 to %d, or 0 for %d", MaxGeneratedPINs, DefaultGeneratedPINs)
+	}
 	c := s.AfterImport
 	if c.On && !s.SupportFunctions {
 		vs.Add("inconsistent", "sanityCheckAfterImport", "is a support function; turn on supportFunctions too")
@@ -149,6 +170,8 @@ type storedTenant struct {
 	Messaging    string         `json:"messaging,omitempty"`
 	Template     string         `json:"template,omitempty"`
 
+	GeneratedPINsPerDay int `json:"generatedPINsPerDay,omitempty"`
+
 	SupportFunctions bool              `json:"supportFunctions,omitempty"`
 	AfterImport      storedSanityCheck `json:"sanityCheckAfterImport,omitzero"`
 }
@@ -164,6 +187,7 @@ type storedSanityCheck struct {
 func (t Tenant) Item() (table.Item, error) {
 	s := t.Settings
 	data, err := json.Marshal(storedTenant{t.ID, t.Suspended, t.CreatedAt, s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, s.ExpiryMail.Messaging, s.ExpiryMail.Template,
+		s.GeneratedPINsPerDay,
 		s.SupportFunctions, storedSanityCheck(s.AfterImport)})
 	return table.Item{Key: table.TenantKey(t.ID), Indexes: []table.IndexKey{table.TenantListed(t.ID)}, Data: data}, err
 }
@@ -174,6 +198,7 @@ func decodeTenant(item table.Item) (Tenant, error) {
 		return Tenant{}, err
 	}
 	return Tenant{s.ID, s.Suspended, s.CreatedAt, Settings{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, ExpiryMailRefs{s.Messaging, s.Template},
+		s.GeneratedPINsPerDay,
 		s.SupportFunctions, SanityCheck(s.AfterImport)}, item.Version}, nil
 }
 

@@ -57,12 +57,14 @@ func (us *Users) ExpirePIN(ctx context.Context, core tenant.Core, by audit.Actor
 		return false, nil
 	}
 	var w write
+	old := u
 	var details map[string]string
 	if n := &u.PIN.Notice; n.State == NoticePlanned || n.State == NoticeClaimed {
 		*n = Notice{State: NoticeFailed, At: us.Now().UTC().Truncate(time.Second), Attempts: n.Attempts, Repeated: n.Repeated, Reason: ReasonExpiredFirst}
 		details = map[string]string{"unannounced": "true"}
 	}
-	us.takeAway(core, &u, &w, "expired")
+	us.takeAway(core, &u, "expired")
+	w.retag(core, old, u)
 	w.add(us.pinExpired(ctx, core, u)...)
 	return us.writeDue(ctx, core.Tenant.ID, by, u, "pin.expired", details, w)
 }

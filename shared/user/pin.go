@@ -16,16 +16,22 @@ import (
 	"github.com/pinward/pinward/shared/tenant"
 )
 
-// accept puts a new PIN into u, or reports everything that the policy has
+// accepted is a PIN that the policy has let through, as it is kept.
+type accepted struct {
+	verifier, lookup string
+	policyVersion    int64
+}
+
+// accept lets a new PIN of u through, or reports everything that the policy has
 // against it, after what else is wrong with the request. Every path on which a
 // PIN is made or changed comes through here. What has to be written besides the
 // user is added to w. The PIN must not resemble a former profile either, or it
 // could be stepped around by changing that in the same call.
-func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u *User, newPIN secret.Text, w *write, vs problem.Violations, former ...Profile) error {
+func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u User, newPIN secret.Text, w *write, vs problem.Violations, former ...Profile) (accepted, error) {
 	policy := core.Policy.Policy
 	users, err := us.countFor(ctx, core)
 	if err != nil {
-		return err
+		return accepted{}, err
 	}
 	for _, p := range append([]Profile{u.Profile}, former...) {
 		about := aboutUser(p, users)
@@ -36,46 +42,80 @@ func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u
 		}
 	}
 	if err := vs.Err(); err != nil {
-		return err
+		return accepted{}, err
 	}
-	if err := us.notUsed(ctx, core, by, *u, newPIN); err != nil {
-		return err
+	if err := us.notUsed(ctx, core, by, u, newPIN); err != nil {
+		return accepted{}, err
 	}
 
-	verifier, err := core.Keys.Verifier(u.ID, newPIN)
-	if err != nil {
-		return err
+	a := accepted{policyVersion: core.Policy.Version}
+	if a.verifier, err = core.Keys.Verifier(u.ID, newPIN); err != nil {
+		return accepted{}, err
 	}
-	lookup := ""
 	if core.Tenant.Settings.PINOnlyLogin {
-		if lookup, err = core.Keys.Lookup(newPIN); err != nil {
-			return err
+		if a.lookup, err = core.Keys.Lookup(newPIN); err != nil {
+			return accepted{}, err
 		}
 	}
-	if was := u.PIN.lookup; was != lookup {
-		if was != "" {
-			w.add(table.Delete(table.LookupKey(core.Tenant.ID, was), table.Whatever()))
-		}
-		if lookup != "" {
-			w.claim(table.Put(holder{table.LookupKey(core.Tenant.ID, lookup), u.ID}, table.Absent()), errTaken)
-		}
-	}
-	w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
 	if policy.History > 0 {
 		w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, formerBudget(core, u.ID).who), table.Whatever()))
 	}
+	return a, nil
+}
 
+// end is when a PIN of now expires: by the policy, or after so many hours if that is sooner and
+// they are not 0. The zero time is never.
+func (us *Users) end(core tenant.Core, hours int) time.Time {
+	if most := core.Policy.ExpirationHours; hours == 0 || most > 0 && most < hours {
+		hours = most
+	}
+	if hours == 0 {
+		return time.Time{}
+	}
+	return us.Now().UTC().Truncate(time.Second).Add(time.Duration(hours) * time.Hour)
+}
+
+// replace makes an accepted PIN that of a user who is about to be written, from now on until
+// it ends. A PIN that was to be mailed is overtaken by it.
+func (us *Users) replace(ctx context.Context, core tenant.Core, by audit.Actor, u *User, a accepted, end time.Time, w *write) {
+	w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
 	now := us.Now().UTC().Truncate(time.Second)
-	u.PIN = PIN{SetAt: now, By: by, PolicyVersion: core.Policy.Version,
-		verifier: verifier, lookup: lookup, history: remembered(core, u.PIN)}
-	if policy.ExpirationHours > 0 {
-		u.PIN.ExpiresAt = now.Add(time.Duration(policy.ExpirationHours) * time.Hour)
-		if policy.NotifyHoursBefore > 0 {
-			u.PIN.NotifyAt = u.PIN.ExpiresAt.Add(-time.Duration(policy.NotifyHoursBefore) * time.Hour)
-			u.PIN.Notice = Notice{State: NoticePlanned, At: u.PIN.NotifyAt}
+	if u.Pending.Waits() {
+		us.drop(ctx, core, by, u, "replaced", w)
+	}
+	u.PIN = PIN{SetAt: now, By: by, PolicyVersion: a.policyVersion,
+		ExpiresAt: end, verifier: a.verifier, lookup: a.lookup, history: remembered(core, u.PIN)}
+	before := time.Duration(core.Policy.NotifyHoursBefore) * time.Hour
+	if at := end.Add(-before); before > 0 && at.After(now) {
+		u.PIN.NotifyAt = at
+		u.PIN.Notice = Notice{State: NoticePlanned, At: at}
+	}
+}
+
+// tags are the lookup tags that are held for the user: of the PIN, and of one that is to be
+// mailed, which nobody else may have meanwhile.
+func (u User) tags() (tags []string) {
+	for _, tag := range []string{u.PIN.lookup, u.Pending.lookup} {
+		if tag != "" && !slices.Contains(tags, tag) {
+			tags = append(tags, tag)
 		}
 	}
-	return nil
+	return tags
+}
+
+// retag adds what makes the tags held for a user those of the user as written.
+func (w *write) retag(core tenant.Core, was, is User) {
+	before, after := was.tags(), is.tags()
+	for _, tag := range before {
+		if !slices.Contains(after, tag) {
+			w.add(table.Delete(table.LookupKey(core.Tenant.ID, tag), table.Whatever()))
+		}
+	}
+	for _, tag := range after {
+		if !slices.Contains(before, tag) {
+			w.claim(table.Put(holder{table.LookupKey(core.Tenant.ID, tag), is.ID}, table.Absent()), errTaken)
+		}
+	}
 }
 
 // aboutUser returns what of the user the policy checks a PIN against.
@@ -169,9 +209,11 @@ func pinDetails(core tenant.Core) map[string]string {
 func (us *Users) SetPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, newPIN secret.Text, with ...table.Op) (u User, err error) {
 	err = us.choose(ctx, core, by, id, func() error {
 		u, err = us.changePIN(ctx, core, by, id, "pin.set", func(u *User, w *write) error {
-			if err := us.accept(ctx, core, by, u, newPIN, w, nil); err != nil {
+			a, err := us.accept(ctx, core, by, *u, newPIN, w, nil)
+			if err != nil {
 				return err
 			}
+			us.replace(ctx, core, by, u, a, us.end(core, 0), w)
 			w.add(us.pinSet(ctx, core, *u, "chosen")...)
 			w.with = with
 			return nil
@@ -219,27 +261,12 @@ const generateTries = 50
 func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, opts pin.GenerateOptions) (User, secret.Text, error) {
 	for range generateTries {
 		var made secret.Text
-		u, err := us.changePIN(ctx, core, by, id, "pin.generated", func(u *User, w *write) error {
-			users, err := us.countFor(ctx, core)
-			if err != nil {
+		u, err := us.changePIN(ctx, core, by, id, "pin.generated", func(u *User, w *write) (err error) {
+			var a accepted
+			if made, a, err = us.generate(ctx, core, by, *u, opts, w); err != nil {
 				return err
 			}
-			opts.Context = aboutUser(u.Profile, users)
-			for range generateTries {
-				made, err = core.Policy.Generate(us.Rand, opts)
-				if err != nil || !used(core, *u, made) {
-					break
-				}
-			}
-			if err != nil {
-				return err
-			}
-			if used(core, *u, made) {
-				return reused(core)
-			}
-			if err := us.accept(ctx, core, by, u, made, w, nil); err != nil {
-				return err
-			}
+			us.replace(ctx, core, by, u, a, us.end(core, 0), w)
 			w.add(us.pinSet(ctx, core, *u, "generated")...)
 			return nil
 		})
@@ -250,29 +277,66 @@ func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Act
 		}
 		return u, made, nil
 	}
-	return User{}, secret.Text{}, fmt.Errorf("%w: nearly all PINs of that length are taken; make the policy's PINs longer", problem.ErrState)
+	return User{}, secret.Text{}, ErrAllTaken
 }
 
-// DeletePIN takes the user's PIN away. Deleting what is not there succeeds.
+// generate makes a PIN for the user that is not the present one or one had lately, and has it
+// accepted. It counts for the limits of the person and of the tenant.
+func (us *Users) generate(ctx context.Context, core tenant.Core, by audit.Actor, u User, opts pin.GenerateOptions, w *write) (secret.Text, accepted, error) {
+	if err := us.countGenerated(ctx, core, by, u.ID, w); err != nil {
+		return secret.Text{}, accepted{}, err
+	}
+	users, err := us.countFor(ctx, core)
+	if err != nil {
+		return secret.Text{}, accepted{}, err
+	}
+	opts.Context = aboutUser(u.Profile, users)
+	had := func(pin secret.Text) bool {
+		return used(core, u, pin) || u.PIN.verifier != "" && core.Keys.Matches(u.PIN.verifier, u.ID, pin)
+	}
+	var made secret.Text
+	for range generateTries {
+		made, err = core.Policy.Generate(us.Rand, opts)
+		if err != nil || !had(made) {
+			break
+		}
+	}
+	if err != nil {
+		return secret.Text{}, accepted{}, err
+	}
+	if had(made) {
+		return secret.Text{}, accepted{}, reused(core)
+	}
+	a, err := us.accept(ctx, core, by, u, made, w, nil)
+	return made, a, err
+}
+
+// DeletePIN takes the user's PIN away, and one that was to be mailed. Deleting what is not
+// there succeeds.
 func (us *Users) DeletePIN(ctx context.Context, core tenant.Core, by audit.Actor, id string) (User, error) {
 	return us.changePIN(ctx, core, by, id, "pin.deleted", func(u *User, w *write) error {
-		if u.PIN.verifier == "" {
+		if u.PIN.verifier == "" && !u.Pending.Waits() {
 			return errNothing
 		}
-		us.takeAway(core, u, w, "deleted")
+		if u.Pending.Waits() {
+			us.drop(ctx, core, by, u, "deleted", w)
+		}
+		if u.PIN.verifier != "" {
+			us.takeAway(core, u, "deleted")
+		}
 		return nil
 	})
 }
 
 // EndPIN lets the user's PIN expire now, whatever it was to live. That there is none is
-// problem.ErrState. with are further ops of the same Write; if a condition of theirs does
+// problem.ErrState. A PIN that is to be mailed is another one, and stays. with are further ops of the same Write; if a condition of theirs does
 // not hold that is the error.
 func (us *Users) EndPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, with ...table.Op) (User, error) {
 	return us.changePIN(ctx, core, by, id, "pin.expired", func(u *User, w *write) error {
 		if u.PIN.verifier == "" {
 			return fmt.Errorf("%w: the user has no PIN", problem.ErrState)
 		}
-		us.takeAway(core, u, w, "expired")
+		us.takeAway(core, u, "expired")
 		w.add(us.pinExpired(ctx, core, *u)...)
 		w.with = with
 		return nil
@@ -280,10 +344,7 @@ func (us *Users) EndPIN(ctx context.Context, core tenant.Core, by audit.Actor, i
 }
 
 // takeAway deletes the PIN of a user who is about to be written.
-func (us *Users) takeAway(core tenant.Core, u *User, w *write, why string) {
-	if u.PIN.lookup != "" {
-		w.add(table.Delete(table.LookupKey(core.Tenant.ID, u.PIN.lookup), table.Whatever()))
-	}
+func (us *Users) takeAway(core tenant.Core, u *User, why string) {
 	u.PIN = gone(core, u.PIN, us.Now(), why)
 }
 
@@ -305,11 +366,13 @@ func (us *Users) changePIN(ctx context.Context, core tenant.Core, by audit.Actor
 			return User{}, err
 		}
 		var w write
+		old := u
 		if err := edit(&u, &w); errors.Is(err, errNothing) {
 			return u, nil
 		} else if err != nil {
 			return User{}, err
 		}
+		w.retag(core, old, u)
 		u.UpdatedAt = us.Now().UTC().Truncate(time.Second)
 		w.add(
 			table.Put(userRecord{core.Tenant.ID, u}, table.IfVersion(u.Version)),

@@ -26,10 +26,10 @@ func TestSetPIN(t *testing.T) {
 	w.core.Policy.Version = 7
 	got, err := w.SetPIN(t.Context(), w.core, admin, ada.ID, secret.New(pinA))
 	want := PIN{SetAt: start.Add(time.Hour), By: admin, PolicyVersion: 7, verifier: got.PIN.verifier}
-	if d := cmp.Diff(want, got.PIN, cmp.AllowUnexported(PIN{})); d != "" || err != nil {
+	if d := cmp.Diff(want, got.PIN, whole); d != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, d)
 	}
-	if d := cmp.Diff(got, w.reread(ada), cmp.AllowUnexported(PIN{})); d != "" || got.Version != 2 {
+	if d := cmp.Diff(got, w.reread(ada), whole); d != "" || got.Version != 2 {
 		t.Errorf("version %d (-returned +stored):\n%s", got.Version, d)
 	}
 	if !w.verify("ada", pinA).Right {
@@ -49,7 +49,7 @@ func TestDeletePIN(t *testing.T) {
 	for range 2 { // the second time there is nothing to delete
 		got := must(w.DeletePIN(t.Context(), w.core, admin, ada.ID))(t)
 		want := PIN{SetAt: start, By: admin, PolicyVersion: 1, DeletedAt: start, Deleted: "deleted"}
-		if d := cmp.Diff(want, got.PIN, cmp.AllowUnexported(PIN{}), cmpopts.EquateEmpty()); d != "" || got.Version != 2 {
+		if d := cmp.Diff(want, got.PIN, whole, cmpopts.EquateEmpty()); d != "" || got.Version != 2 {
 			t.Errorf("version %d (-want +got):\n%s", got.Version, d)
 		}
 	}

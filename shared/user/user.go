@@ -24,6 +24,7 @@ type User struct {
 	ID      string // ULID
 	Profile Profile
 	PIN     PIN
+	Pending Pending // a PIN that is to be mailed
 
 	CreatedAt time.Time
 	UpdatedAt time.Time // of profile or PIN
@@ -51,7 +52,9 @@ type PIN struct {
 	NotifyAt      time.Time   // when its expiry is to be announced; zero is not at all
 	Notice        Notice      // what has become of that
 	DeletedAt     time.Time   // set if it is gone
-	Deleted       string      // why it is gone: "expired" or "deleted"
+	Deleted       string      // why it is gone: "expired", "deleted" or "used"
+	OneTime       OneTime     // what its use leads to
+	Mailed        bool        // its owner has it from a mail
 
 	verifier string   // "" if there is no PIN
 	lookup   string   // "" unless the PIN identifies
@@ -107,8 +110,16 @@ const (
 )
 
 // dueAt is when the sweep has to look at the user next, and false if never.
-func (u User) dueAt() (time.Time, bool) {
-	p := u.PIN
+func (u User) dueAt() (at time.Time, ok bool) {
+	for _, part := range []func() (time.Time, bool){u.PIN.dueAt, u.Pending.dueAt} {
+		if t, due := part(); due && (!ok || t.Before(at)) {
+			at, ok = t, true
+		}
+	}
+	return at, ok
+}
+
+func (p PIN) dueAt() (time.Time, bool) {
 	if p.verifier == "" || p.ExpiresAt.IsZero() {
 		return time.Time{}, false
 	}
@@ -199,6 +210,7 @@ type stored struct {
 	CreatedAt   time.Time      `json:"createdAt"`
 	UpdatedAt   time.Time      `json:"updatedAt"`
 	PIN         storedPIN      `json:"pin,omitzero"`
+	Pending     *storedPending `json:"pending,omitempty"`
 }
 
 type storedPIN struct {
@@ -215,6 +227,8 @@ type storedPIN struct {
 	Verifier      string          `json:"verifier,omitempty"`
 	Lookup        string          `json:"lookup,omitempty"`
 	History       []string        `json:"history,omitempty"`
+	OneTime       OneTime         `json:"oneTime,omitempty"`
+	Mailed        bool            `json:"mailed,omitempty"`
 }
 
 // IsZero keeps a PIN that never was out of the stored item.
@@ -244,7 +258,8 @@ func (r userRecord) Item() (table.Item, error) {
 		u.Profile.Username, u.Profile.DisplayName, u.Profile.Mail, u.Profile.Phone, u.Profile.StaffNumber, u.Profile.ExternalID, u.Profile.Groups,
 		u.CreatedAt, u.UpdatedAt,
 		storedPIN{p.SetAt, p.By.Kind, p.By.ID, p.By.Name, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, storedNotice(p.Notice),
-			p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history},
+			p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history, p.OneTime, p.Mailed},
+		u.Pending.stored(),
 	})
 	return item, err
 }
@@ -265,7 +280,8 @@ func decodeDue(item table.Item) (table.TenantID, User, error) {
 		ID:      s.ID,
 		Profile: Profile{s.Username, s.DisplayName, s.Mail, s.Phone, s.StaffNumber, s.ExternalID, s.Groups},
 		PIN: PIN{p.SetAt, audit.Actor{Kind: p.ByKind, ID: p.ByID, Name: p.ByName}, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, Notice(p.Notice),
-			p.DeletedAt, p.Deleted, p.Verifier, p.Lookup, p.History},
+			p.DeletedAt, p.Deleted, p.OneTime, p.Mailed, p.Verifier, p.Lookup, p.History},
+		Pending:   s.Pending.pending(),
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
 	}, nil
 }

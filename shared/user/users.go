@@ -165,8 +165,11 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 	}
 	record := audit.Record{Actor: by, Action: action, Subject: Subject(u.ID), Outcome: audit.Done}
 	if pin != nil {
-		err := us.accept(ctx, core, by, u, *pin, &w, vs, old.Profile)
-		if err != nil && !errors.Is(err, errNothing) {
+		a, err := us.accept(ctx, core, by, *u, *pin, &w, vs, old.Profile)
+		switch {
+		case err == nil:
+			us.replace(ctx, core, by, u, a, us.end(core, 0), &w)
+		case !errors.Is(err, errNothing):
 			return write{}, err
 		}
 		record.Details = pinDetails(core)
@@ -180,6 +183,11 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 		// There was nowhere to send it, or it came back; now there may be.
 		*n = Notice{State: NoticePlanned, At: now}
 	}
+	if u.Pending.Waits() && old.Profile.Mail != u.Profile.Mail {
+		// It may have gone to the old address, which may be somebody else's.
+		us.drop(ctx, core, by, u, "mailChanged", &w)
+	}
+	w.retag(core, old, *u)
 	w.add(table.Put(userRecord{t, *u}, table.After(old.Version)), us.Audit.Op(ctx, t, record))
 	if was, is := Fold(old.Profile.Username), Fold(u.Profile.Username); was != is || old.Version == 0 {
 		w.claim(table.Put(holder{table.UsernameKey(t, is), u.ID}, table.Absent()), errUsername)
@@ -308,9 +316,7 @@ func (us *Users) Delete(ctx context.Context, core tenant.Core, by audit.Actor, i
 		if u.Profile.Mail != "" {
 			w.add(table.Delete(table.MailKey(t, foldMail(u.Profile.Mail), id), table.Whatever()))
 		}
-		if u.PIN.lookup != "" {
-			w.add(table.Delete(table.LookupKey(t, u.PIN.lookup), table.Whatever()))
-		}
+		w.retag(core, u, User{})
 		if again, err := w.do(ctx, us.Table); again {
 			continue
 		} else if err != nil {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,9 @@ const (
 	pinD = "94062751"
 	pinE = "61834029"
 )
+
+// whole compares users with all that is kept of their PINs.
+var whole = cmp.AllowUnexported(PIN{}, Pending{}, accepted{})
 
 // world is a tenant with its users, a table and a clock that stands still.
 type world struct {
@@ -230,27 +234,36 @@ func (w *world) check(names, pins []string) {
 	}
 	due := make(map[string]bool)
 	for _, u := range users {
-		if d := cmp.Diff(u, w.reread(u), cmp.AllowUnexported(PIN{})); d != "" {
+		if d := cmp.Diff(u, w.reread(u), whole); d != "" {
 			w.Errorf("%s (-listed +stored):\n%s", u.Profile.Username, d)
 		}
 		w.holds(table.UsernameKey(acme, Fold(u.Profile.Username)), u, true)
 		if u.Profile.ExternalID != "" {
 			w.holds(table.ExternalKey(acme, u.Profile.ExternalID), u, true)
 		}
-		if u.PIN.lookup != "" {
-			w.holds(table.LookupKey(acme, u.PIN.lookup), u, true)
+		for _, tag := range u.tags() {
+			w.holds(table.LookupKey(acme, tag), u, true)
 		}
 		if at, ok := u.dueAt(); ok {
 			due[table.UserDue(acme, u.ID, at).Sort()] = true
 		}
 		// Each version of a user was put with its record, but for claims.
-		changes := 0
-		for _, action := range w.actions(u) {
-			if !slices.Contains([]string{"pin.verify", "pin.identify", "pin.unlocked", "pin.choose"}, action) {
+		changes, claims := 0, u.PIN.Notice.Attempts+u.Pending.Attempts
+		for _, r := range w.audited() {
+			if r.Subject != Subject(u.ID) {
+				continue
+			}
+			with := r.Action == "pin.dropped" && slices.Contains([]string{"replaced", "deleted", "mailChanged"}, r.Reason) // told besides the change
+			used := r.Details["oneTime"] != ""
+			if !with && (used || !slices.Contains([]string{"pin.verify", "pin.identify", "pin.unlocked", "pin.choose"}, r.Action)) {
 				changes++
 			}
+			if r.Action == "pin.dropped" || r.Action == "pin.activated" {
+				n, _ := strconv.Atoi(r.Details["attempt"])
+				claims += n
+			}
 		}
-		if claims := u.PIN.Notice.Attempts; int64(changes+claims) != u.Version {
+		if int64(changes+claims) != u.Version {
 			w.Errorf("%s has version %d, with %d claims and %d records: %q", u.Profile.Username, u.Version, claims, changes, w.actions(u))
 		}
 	}
@@ -269,7 +282,7 @@ func (w *world) check(names, pins []string) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		has := func(u User) bool { return u.PIN.lookup == tag }
+		has := func(u User) bool { return slices.Contains(u.tags(), tag) }
 		if held := w.holds(table.LookupKey(acme, tag), User{}, false); held != slices.ContainsFunc(users, has) {
 			w.Errorf("the PIN %s is held: %v", pin, held)
 		}

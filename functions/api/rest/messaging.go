@@ -140,13 +140,13 @@ type TemplateFields struct {
 }
 
 type templateInput struct {
-	Kind string `json:"kind,omitempty" enum:"pin-expiry,unblock-code,pin-reset" default:"pin-expiry" doc:"What the mails are about. It stays as it is made."`
+	Kind string `json:"kind,omitempty" enum:"pin-expiry,unblock-code,pin-reset,pin-issued" default:"pin-expiry" doc:"What the mails are about. It stays as it is made."`
 	TemplateFields
 }
 
 type templateBody struct {
 	ID         string   `json:"id"`
-	Kind       string   `json:"kind" enum:"pin-expiry,unblock-code,pin-reset" doc:"pin-expiry: a PIN is about to expire. unblock-code: the one-time code for unblocking a card; text and html hold {{code}}, and the subject does not. pin-reset: a card has got a new PIN."`
+	Kind       string   `json:"kind" enum:"pin-expiry,unblock-code,pin-reset,pin-issued" doc:"pin-expiry: a PIN is about to expire. unblock-code: the one-time code for unblocking a card; text and html hold {{code}}, and the subject does not. pin-reset: a card has got a new PIN. pin-issued: a new PIN; text and html hold {{pin}}, and the subject does not."`
 	Predefined bool     `json:"predefined" doc:"It is the predefined template as it comes. Change it to customise it; delete the change to return."`
 	Variables  []string `json:"variables" doc:"What a template of the kind may name, such as {{username}}."`
 	TemplateFields
@@ -518,6 +518,9 @@ func examples(kind mail.TemplateKind, settings tenant.Settings, at func(time.Dur
 		return mail.CardPINExpiredValues{PINExpiration: at(0), Username: username, CustomerName: settings.DisplayName, Card: card}
 	case mail.OfflineAnswer:
 		return mail.OfflineAnswerValues{Username: username, CustomerName: settings.DisplayName, Card: card, Time: at(0), By: "Ada Operator"}
+	case mail.PINIssued:
+		return mail.PINIssuedValues{PIN: secret.New("739158"), Username: username, CustomerName: settings.DisplayName,
+			Validity: mail.ValidUntil(at(30*24*time.Hour), settings.Language), Use: mail.PINUse(false, true, settings.Language)}
 	default:
 		return mail.PINExpiryValues{PINExpiration: at(24 * time.Hour), Username: username, CustomerName: settings.DisplayName}
 	}
