@@ -41,6 +41,8 @@ const (
 	ReadPIN        Action = "pin.read"
 	SetPIN         Action = "pin.set"
 	GeneratePIN    Action = "pin.generate"
+	IssuePIN       Action = "pin.issue"
+	RequireChange  Action = "pin.requireChange"
 	DeletePIN      Action = "pin.delete"
 	UnlockPIN      Action = "pin.unlock"
 	VerifyPIN      Action = "pin.verify"
@@ -89,7 +91,7 @@ func May(r Role, a Action) Grant {
 	case RoleOperator:
 		switch a {
 		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser,
-			ReadPIN, SetPIN, GeneratePIN, DeletePIN, UnlockPIN,
+			ReadPIN, SetPIN, GeneratePIN, IssuePIN, RequireChange, DeletePIN, UnlockPIN,
 			ReadBridges, ReadCredentials, WriteCredentials, ReadCardTemplates,
 			ReadUnblock, ListUnblocks, StartUnblock, CancelUnblock, AnswerOffline, TellPUK:
 			return Yes
@@ -97,7 +99,7 @@ func May(r Role, a Action) Grant {
 	case RoleHelpdesk:
 		// Never a PIN: a help desk must be able to help without learning one.
 		switch a {
-		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, UnlockPIN,
+		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, IssuePIN, UnlockPIN,
 			ReadBridges, ReadCredentials, ReadCardTemplates, ReadUnblock, ListUnblocks, AnswerOffline:
 			return Yes
 		}
@@ -115,7 +117,7 @@ func May(r Role, a Action) Grant {
 		switch a {
 		case ReadCaller, ReadPolicy:
 			return Yes
-		case ReadUser, UpdateUser, ReadPIN, SetPIN, GeneratePIN:
+		case ReadUser, UpdateUser, ReadPIN, SetPIN, GeneratePIN, IssuePIN:
 			return Own
 		}
 	}

@@ -33,6 +33,8 @@ users.delete        -        yes   -        -        -     -      -
 pin.read            -        yes   yes      yes      -     -      own
 pin.set             -        yes   yes      -        -     -      own
 pin.generate        -        yes   yes      -        -     -      own
+pin.issue           -        yes   yes      yes      -     -      own
+pin.requireChange   -        yes   yes      -        -     -      -
 pin.delete          -        yes   yes      -        -     -      -
 pin.unlock          -        yes   yes      yes      -     -      -
 pin.verify          -        yes   -        -        yes   -      -

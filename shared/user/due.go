@@ -13,8 +13,8 @@ import (
 	"github.com/pinward/pinward/shared/tenant"
 )
 
-// Due is a user whose PIN wants attention: its expiry is to be announced, or it
-// has expired.
+// Due is a user whose PIN wants attention: its expiry is to be announced, it has
+// expired, or one that was generated is to be mailed.
 type Due struct {
 	Tenant table.TenantID
 	User   User
@@ -49,6 +49,14 @@ func (us *Users) PINsDueBefore(ctx context.Context, shard int, now time.Time, be
 
 // Expired tells whether the PIN has expired, rather than being about to.
 func (d Due) Expired(now time.Time) bool { return d.User.PIN.State(now) == Expired }
+
+// ToMail tells whether a generated PIN is to be mailed now. If something else is due too, that
+// comes first, and this when the user is read again.
+func (d Due) ToMail(now time.Time) bool {
+	at, ok := d.User.Pending.dueAt()
+	other, both := d.User.PIN.dueAt()
+	return ok && !now.Before(at) && !(both && !now.Before(other))
+}
 
 // ExpirePIN deletes a PIN that has expired. It returns false if it is not so
 // any more: somebody renewed or deleted it meanwhile.

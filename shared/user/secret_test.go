@@ -14,6 +14,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/pin"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table/bolt"
@@ -44,6 +45,13 @@ func TestNoSecretIsStored(t *testing.T) {
 	pinOnly(&core)
 	expiring(&core)
 	core.Policy.History = 3
+	put, err := mail.Store{Table: db, Tenant: acme, Keys: core.Keys}.PutConfiguration(ctx, mail.Configuration{ID: "post", Name: "Post", Kind: mail.KindOutbox, From: "pins@acme.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Write(ctx, put); err != nil {
+		t.Fatal(err)
+	}
 	w.core = core
 	var secrets []string
 	typed := func(s string) string { secrets = append(secrets, s); return s }
@@ -60,6 +68,19 @@ func TestNoSecretIsStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	typed(made.Reveal())
+	post := &post{answers: []mail.Outcome{mail.Failed}} // to carol, then to dave
+	for _, name := range []string{"carol", "dave"} {
+		u := must(w.IssuePIN(ctx, core, admin, w.user(name, "").ID, Issue{Messaging: "post", Options: pin.GenerateOptions{Length: 12}}))(t)
+		plain, err := core.Keys.Open(sealPurpose(u.ID, u.Pending.ID), u.Pending.sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		typed(string(plain))
+		w.send(post, u)
+	}
+	if len(post.mails) != 1 || pinIn(post.mails[0]) != secrets[len(secrets)-1] || !w.verify("dave", pinIn(post.mails[0])).Right {
+		t.Fatal("the mails are not as they should be")
+	}
 	for _, pin := range []string{"940627518306", "123123123123"} { // a former one of hers, and a bad one
 		if err := w.set(ada, typed(pin)); err == nil {
 			t.Errorf("%s was not refused", pin)

@@ -52,6 +52,7 @@ type world struct {
 	core tenant.Core
 	past atomic.Int64 // time.Duration since start
 	told atomic.Int64 // audit records
+	post *post        // of newMailWorld
 }
 
 // newWorld opens a tenant with the default policy, edited.

@@ -51,6 +51,8 @@ delete-user           -         yes    -         -         -      -       -     
 get-pin               -         yes    yes       yes       -      -       yes   404
 set-pin               -         yes    yes       -         -      -       yes   404
 generate-pin          -         yes    yes       -         -      -       yes   404
+issue-pin             -         yes    yes       yes       -      -       yes   404
+require-pin-change    -         409    409       -         -      -       -     -
 delete-pin            -         yes    yes       -         -      -       -     -
 unlock-pin            -         yes    yes       yes       -      -       -     -
 verify-pin            -         yes    -         -         yes    -       -     -
@@ -142,6 +144,8 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"maxLength": 12}
 	case "check-pin", "identify-pin", "set-pin":
 		body = object{"pin": f.pin()}
+	case "issue-pin":
+		body = object{"messaging": f.outboxConfiguration(f.key)}
 	case "verify-pin":
 		body = object{"userId": id, "pin": f.pin()}
 	case "create-user":

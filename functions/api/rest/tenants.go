@@ -124,6 +124,8 @@ type settingsBody struct {
 	PINOnlyLogin bool           `json:"pinOnlyLogin" doc:"PINs made from now on are unique within the tenant, and a kiosk may find a person by PIN alone."`
 	ExpiryMail   expiryMailBody `json:"expiryMail" doc:"How the expiry of PINs is announced."`
 
+	GeneratedPINsPerDay int `json:"generatedPINsPerDay" required:"false" doc:"How many PINs may be generated on a day in UTC. 0 is 100,000."`
+
 	SupportFunctions       bool            `json:"supportFunctions" required:"false" doc:"Administrators may use what repairs many things at once: the PIN expiry sanity check."`
 	SanityCheckAfterImport afterImportBody `json:"sanityCheckAfterImport" required:"false" doc:"Whether the cards without a PIN expiry flag get one by themselves when an import has ended. Needs supportFunctions."`
 }
@@ -155,7 +157,7 @@ type expiryMailBody struct {
 }
 
 func settingsOut(s tenant.Settings) settingsBody {
-	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), s.SupportFunctions, afterImportOut(s.AfterImport)}
+	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), s.GeneratedPINsPerDay, s.SupportFunctions, afterImportOut(s.AfterImport)}
 }
 
 func (a *API) settingsOperations(api huma.API) {
@@ -189,7 +191,7 @@ func (a *API) settingsOperations(api huma.API) {
 		}
 		s := tenant.Settings{
 			DisplayName: in.Body.DisplayName, TimeZone: in.Body.TimeZone, Language: in.Body.Language,
-			PINOnlyLogin: in.Body.PINOnlyLogin, ExpiryMail: tenant.ExpiryMailRefs(in.Body.ExpiryMail),
+			PINOnlyLogin: in.Body.PINOnlyLogin, ExpiryMail: tenant.ExpiryMailRefs(in.Body.ExpiryMail), GeneratedPINsPerDay: in.Body.GeneratedPINsPerDay,
 			SupportFunctions: in.Body.SupportFunctions, AfterImport: in.Body.SanityCheckAfterImport.check(),
 		}
 		var vs problem.Violations

@@ -38,7 +38,7 @@ func (a *API) userOut(u user.User) userBody {
 	if groups == nil {
 		groups = []string{}
 	}
-	return userBody{u.ID, p.Username, p.DisplayName, p.Mail, p.Phone, p.StaffNumber, p.ExternalID, groups, u.CreatedAt, u.UpdatedAt, pinOut(u.PIN, a.Now())}
+	return userBody{u.ID, p.Username, p.DisplayName, p.Mail, p.Phone, p.StaffNumber, p.ExternalID, groups, u.CreatedAt, u.UpdatedAt, pinOut(u, a.Now())}
 }
 
 type profileInput struct {

@@ -275,7 +275,7 @@ func (r *cardRun) send(ctx context.Context, p *system, claims []claim) []credent
 			deliveries[i] = postpone(k, "template", false)
 			continue
 		}
-		m.ID, m.To = k.credential.MessageID(), k.to
+		m.ID, m.To, m.Bulk = k.credential.MessageID(), k.to, true
 		messages, of = append(messages, m), append(of, i)
 	}
 	for j, result := range post(ctx, p.sender, &p.down, messages) {

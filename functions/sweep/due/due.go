@@ -1,5 +1,5 @@
 // Package due is the sweep: it announces PINs that are about to expire and
-// deletes those that have; those of cards it only announces. What it costs follows what is due, not what exists.
+// deletes those that have, and mails generated ones that were not mailed at once; those of cards it only announces. What it costs follows what is due, not what exists.
 //
 // Its invariant: a notice is claimed before its mail is sent and marked after,
 // each in a conditional write, so a crash at any step loses no mail, and a mail
@@ -62,6 +62,8 @@ type Report struct {
 	NoAddress   int  `json:"noAddress"`   // users who could not be told: no mail address
 	Refused     int  `json:"refused"`     // mails that the mail system will never take
 	Waiting     int  `json:"waiting"`     // left for the next sweep: their tenant's mail system does not answer
+	Mailed      int  `json:"mailed"`      // generated PINs that their users have by mail now
+	Dropped     int  `json:"dropped"`     // generated PINs that cannot be mailed
 	Postponed   int  `json:"postponed"`   // to be tried again later
 	Unannounced int  `json:"unannounced"` // of those expired: their users were not told as planned
 	Overtaken   int  `json:"overtaken"`   // somebody else did it, or it was not due any more
@@ -83,6 +85,8 @@ func (r *Report) add(o Report) {
 	r.NoAddress += o.NoAddress
 	r.Refused += o.Refused
 	r.Waiting += o.Waiting
+	r.Mailed += o.Mailed
+	r.Dropped += o.Dropped
 	r.Postponed += o.Postponed
 	r.Unannounced += o.Unannounced
 	r.Overtaken += o.Overtaken
@@ -210,6 +214,7 @@ type office struct {
 	why      string      // then: why not
 	down     atomic.Bool // the mail system took nothing in this run
 	template mail.Template
+	noPost   atomic.Bool // what generated PINs are mailed with took nothing in this run
 }
 
 // shard does what is due in one shard, oldest first, in pages. Items that fail
@@ -262,6 +267,7 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 	var g errgroup.Group
 	g.SetLimit(parallel)
 	claimed := make(map[table.TenantID][]user.User)
+	issued := make(map[table.TenantID][]user.User)
 	for _, d := range due {
 		if d.Err != nil {
 			failed(d, d.Err)
@@ -270,6 +276,10 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 		o := r.office(ctx, d.Tenant)
 		if o.err != nil {
 			failed(d, o.err)
+			continue
+		}
+		if d.ToMail(now) {
+			issued[d.Tenant] = append(issued[d.Tenant], d.User)
 			continue
 		}
 		g.Go(func() error {
@@ -333,8 +343,44 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 			return nil
 		})
 	}
+	for id, users := range issued {
+		o := r.office(ctx, id)
+		if o.noPost.Load() {
+			count(func(t *Report) { t.Waiting += len(users) })
+			continue
+		}
+		g.Go(func() error {
+			answered := false
+			for i, sent := range r.Users.SendIssued(ctx, o.core, r.Senders, users...) {
+				if sent.Err != nil {
+					failed(user.Due{Tenant: id, User: users[i]}, sent.Err)
+				}
+				answered = answered || sent.Stage != user.Postponed
+				count(func(t *Report) { t.issued(sent, users[i]) })
+			}
+			o.noPost.Store(!answered)
+			return nil
+		})
+	}
 	_ = g.Wait()
 	return total
+}
+
+// issued counts what came of one generated PIN.
+func (r *Report) issued(s user.Sent, read user.User) {
+	switch s.Stage {
+	case user.Activated:
+		r.Mailed++
+		if read.Pending.Repeated || read.Pending.Claimed {
+			r.Repeated++
+		}
+	case user.Dropped:
+		r.Dropped++
+	case user.Postponed:
+		r.Postponed++
+	case user.Overtaken:
+		r.Overtaken++
+	}
 }
 
 // delivered counts what came of one notice.
@@ -392,7 +438,7 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 			deliveries[i] = postpone(u, "template", false)
 			continue
 		}
-		m.ID, m.To = u.MessageID(), u.Profile.Mail
+		m.ID, m.To, m.Bulk = u.MessageID(), u.Profile.Mail, true
 		messages, of = append(messages, m), append(of, i)
 	}
 	for j, result := range post(ctx, o.sender, &o.down, messages) {
