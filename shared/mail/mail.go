@@ -111,6 +111,15 @@ func (s Senders) For(c Configuration) (Sender, error) {
 	return nil, fmt.Errorf("mail: kind %q is not available in this installation: %w", c.Kind, problem.ErrState)
 }
 
+// BulkRate is how many bulk messages a second go out with a configuration, 0 if that is not
+// known.
+func (s Senders) BulkRate(ctx context.Context, c Configuration) float64 {
+	if c.Kind == KindSES && s.SES != nil {
+		return s.SES.bulkRate(ctx)
+	}
+	return 0
+}
+
 var (
 	idPattern    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
 	localPattern = regexp.MustCompile("^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}$")

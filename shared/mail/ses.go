@@ -116,6 +116,14 @@ func (s *SES) batch(ctx context.Context, bulk bool) int {
 	return s.limiter.Burst()
 }
 
+// bulkRate is how many bulk messages a second it takes.
+func (s *SES) bulkRate(ctx context.Context) float64 {
+	s.batch(ctx, true) // asks for the quota if need be
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return float64(s.bulk.Limit())
+}
+
 // admit waits until n recipients may be sent to, or returns why they may not.
 func (s *SES) admit(ctx context.Context, n int, bulk bool) (Result, bool) {
 	s.mu.Lock()

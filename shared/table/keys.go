@@ -40,8 +40,9 @@ package table
 //	                |                              |                    | history: t/<tenant>/unblocked/<credential>, . | a card's unblocks
 //	                |                              |                    | due: due/unblock/<shard>, <time>/<tenant>/<id>| what the sweep has to conclude or announce
 //
-//	job             | t/<tenant>/job/<ulid>        | job                | list: t/<tenant>/jobs/<kind>/<shard>, <ulid>  | an import or a sanity check's run; list
+//	job             | t/<tenant>/job/<ulid>        | job                | list: t/<tenant>/jobs/<kind>/<shard>, <ulid>  | an import, a sanity check's run, a bulk of PINs; list
 //	                |                              |                    | due: due/job/<shard>, <time>/<tenant>/<ulid>  | jobs that the sweep has to go on with
+//	                |                              |                    | due, of bulk PINs: due/bulk/<shard>, .        | bulk runs that the sweep has to go on with
 //	its parts       | t/<tenant>/job/<ulid>        | part/<n>           |                                               | what it has done, in order
 //	their chunks    | t/<tenant>/job/<ulid>        | chunk/<part>/<n>   |                                               | what came of an import's part, row by row
 //	import key      | t/<tenant>                   | importKey          |                                               | the key that secrets in imports are encrypted to
@@ -637,6 +638,19 @@ func JobsDueBefore(shard int, at time.Time) Range {
 }
 
 func jobDue(shard int) string { return fmt.Sprintf("due/job/%d", shard) }
+
+// BulkDue is when the sweep has to go on with a job that generates PINs.
+func BulkDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{bulkDue(Shard(id, JobDueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// BulksDueBefore are the jobs that generate PINs due at the given time or before in a shard,
+// oldest first.
+func BulksDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: bulkDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func bulkDue(shard int) string { return fmt.Sprintf("due/bulk/%d", shard) }
 
 // JobChunkKey is the n-th chunk of what is kept of a part.
 func JobChunkKey(t TenantID, id string, part, n int) Key {

@@ -107,6 +107,10 @@ func TestKeys(t *testing.T) {
 	ranges("offline answers due", table.OfflineAnswersDueBefore(3, at))
 	key("offline answers lately", table.OfflineAnswersKey(acme, "card/piv-00"))
 	key("watch", table.WatchKey(acme))
+	key("generated PINs", table.GeneratedKey(acme, at, 7))
+	ranges("generated PINs", table.Generated(acme, at))
+	index("bulk due", table.BulkDue(acme, "01A", at))
+	ranges("bulks due", table.BulksDueBefore(3, at))
 	key("user by mail", table.MailKey(acme, "ada@example.org", "U"))
 	ranges("users by mail", table.UsersByMail(acme, "ada@example.org"))
 	key("rule", table.RuleKey(acme, "01A"))
@@ -203,6 +207,10 @@ offline answer due: due "due/offline/1" "2030-01-31T07:05:07Z/acme/01A"
 offline answers due: due "due/offline/3" from "" to "2030-01-31T07:05:08Z"
 offline answers lately: "t/acme/answers/card%2Fpiv-00" "answers"
 watch: "t/acme" "core/watch"
+generated PINs: "t/acme/generated/20300131" "07"
+generated PINs:  "t/acme/generated/20300131" from "" to ""
+bulk due: due "due/bulk/1" "2030-01-31T07:05:07Z/acme/01A"
+bulks due: due "due/bulk/3" from "" to "2030-01-31T07:05:08Z"
 user by mail: "t/acme/mail/ada@example.org" "U"
 users by mail:  "t/acme/mail/ada@example.org" from "" to ""
 rule: "t/acme" "rule/01A"

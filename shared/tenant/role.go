@@ -43,6 +43,7 @@ const (
 	GeneratePIN    Action = "pin.generate"
 	IssuePIN       Action = "pin.issue"
 	RequireChange  Action = "pin.requireChange"
+	BulkPINs       Action = "pin.bulk"
 	DeletePIN      Action = "pin.delete"
 	UnlockPIN      Action = "pin.unlock"
 	VerifyPIN      Action = "pin.verify"

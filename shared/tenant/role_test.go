@@ -35,6 +35,7 @@ pin.set             -        yes   yes      -        -     -      own
 pin.generate        -        yes   yes      -        -     -      own
 pin.issue           -        yes   yes      yes      -     -      own
 pin.requireChange   -        yes   yes      -        -     -      -
+pin.bulk            -        yes   -        -        -     -      -
 pin.delete          -        yes   yes      -        -     -      -
 pin.unlock          -        yes   yes      yes      -     -      -
 pin.verify          -        yes   -        -        yes   -      -

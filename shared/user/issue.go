@@ -40,6 +40,10 @@ type Issue struct {
 	OneTime    OneTime
 	Bulk       bool // it is one of many, whose mails let urgent ones go first
 
+	// Order, if it is not "", names the order: the same for the same user again is ErrIssued,
+	// as long as the PIN that it led to is there.
+	Order string
+
 	// If, unless it is nil, is asked of the user as read for the Write. If it is not so any
 	// more, nothing is done: ErrNotWanted.
 	If func(User) bool
@@ -58,6 +62,17 @@ func (is Issue) Validate() error {
 		vs.Add("unknown", "oneTime", "must be %s, %s or left out", ChangeAtUse, DeletedByUse)
 	}
 	return vs.Err()
+}
+
+// with names what is used where nothing is named.
+func (is Issue) with(core tenant.Core) Issue {
+	if is.Messaging == "" {
+		is.Messaging = core.Tenant.Settings.ExpiryMail.Messaging
+	}
+	if is.Template == "" {
+		is.Template = mail.PINIssuedID
+	}
+	return is
 }
 
 // Refusal is why no PIN is generated and mailed, and nothing changed. It is a
@@ -79,6 +94,7 @@ var (
 	ErrNoMessaging = &Refusal{"noMessaging", "there is no messaging configuration to mail the PIN with; name one, or select one for expiry mails in the settings"}
 	ErrNoTemplate  = &Refusal{"noTemplate", "the mail template does not exist, or is not of kind pin-issued"}
 	ErrOnItsWay    = &Refusal{"onItsWay", "a generated PIN is on its way to the user already; delete the PIN to stop it"}
+	ErrIssued      = &Refusal{"issued", "the PIN of this order was issued already"}
 	ErrJustMailed  = &Refusal{"justMailed", "a generated PIN was mailed to the user a moment ago"}
 	ErrNotWanted   = &Refusal{"notWanted", "the user has changed meanwhile, so that no PIN is wanted any more"}
 	ErrAllTaken    = &Refusal{"allTaken", "nearly all PINs of that length are taken; make the policy's PINs longer"}
@@ -121,6 +137,7 @@ type Pending struct {
 
 	accepted
 	sealed              []byte
+	order               string
 	validHours          int
 	bulk                bool
 	messaging, template string
@@ -158,16 +175,13 @@ func (us *Users) IssuePIN(ctx context.Context, core tenant.Core, by audit.Actor,
 	if err := is.Validate(); err != nil {
 		return User{}, err
 	}
-	if is.Messaging == "" {
-		is.Messaging = core.Tenant.Settings.ExpiryMail.Messaging
-	}
-	if is.Template == "" {
-		is.Template = mail.PINIssuedID
-	}
+	is = is.with(core)
 	checked := false
 	for range generateTries {
 		u, err := us.changePIN(ctx, core, by, id, "pin.issued", func(u *User, w *write) error {
 			switch {
+			case is.Order != "" && (u.Pending.order == is.Order || u.PIN.verifier != "" && u.PIN.order == is.Order):
+				return ErrIssued
 			case is.If != nil && !is.If(*u):
 				return ErrNotWanted
 			case u.Pending.Waits():
@@ -209,7 +223,7 @@ func (us *Users) pending(ctx context.Context, core tenant.Core, by audit.Actor, 
 		return Pending{}, fmt.Errorf("name a pending PIN: %w", err)
 	}
 	p := Pending{ID: id.String(), IssuedAt: now.UTC().Truncate(time.Second), By: by, OneTime: is.OneTime, accepted: a,
-		validHours: is.ValidHours, bulk: is.Bulk, messaging: is.Messaging, template: is.Template, chain: event.Chain(ctx)}
+		order: is.Order, validHours: is.ValidHours, bulk: is.Bulk, messaging: is.Messaging, template: is.Template, chain: event.Chain(ctx)}
 	p.At = p.IssuedAt
 	if p.sealed, err = core.Keys.Seal(sealPurpose(user, p.ID), []byte(made.Reveal())); err != nil {
 		return Pending{}, fmt.Errorf("seal a pending PIN: %w", err)
@@ -289,6 +303,7 @@ type storedPending struct {
 	Lookup        string          `json:"lookup,omitempty"`
 	PolicyVersion int64           `json:"policyVersion"`
 	Sealed        []byte          `json:"sealed"`
+	Order         string          `json:"order,omitempty"`
 	ValidHours    int             `json:"validHours,omitempty"`
 	Bulk          bool            `json:"bulk,omitempty"`
 	Messaging     string          `json:"messaging"`
@@ -301,7 +316,7 @@ func (p Pending) stored() *storedPending {
 		return nil
 	}
 	return &storedPending{p.ID, p.IssuedAt, p.By.Kind, p.By.ID, p.By.Name, p.OneTime, p.Claimed, p.At, p.ExpiresAt, p.Attempts, p.Repeated, p.Reason,
-		p.verifier, p.lookup, p.policyVersion, p.sealed, p.validHours, p.bulk, p.messaging, p.template, p.chain}
+		p.verifier, p.lookup, p.policyVersion, p.sealed, p.order, p.validHours, p.bulk, p.messaging, p.template, p.chain}
 }
 
 func (s *storedPending) pending() Pending {
@@ -309,5 +324,5 @@ func (s *storedPending) pending() Pending {
 		return Pending{}
 	}
 	return Pending{s.ID, s.IssuedAt, audit.Actor{Kind: s.ByKind, ID: s.ByID, Name: s.ByName}, s.OneTime, s.Claimed, s.At, s.ExpiresAt, s.Attempts, s.Repeated, s.Reason,
-		accepted{s.Verifier, s.Lookup, s.PolicyVersion}, s.Sealed, s.ValidHours, s.Bulk, s.Messaging, s.Template, s.Chain}
+		accepted{s.Verifier, s.Lookup, s.PolicyVersion}, s.Sealed, s.Order, s.ValidHours, s.Bulk, s.Messaging, s.Template, s.Chain}
 }

@@ -218,7 +218,7 @@ func (us *Users) mailed(ctx context.Context, core tenant.Core, u *User, r mail.R
 	case mail.Accepted:
 		u.Pending = Pending{}
 		us.replace(ctx, core, p.By, u, p.accepted, p.ExpiresAt, w)
-		u.PIN.OneTime, u.PIN.Mailed = p.OneTime, true
+		u.PIN.OneTime, u.PIN.Mailed, u.PIN.order = p.OneTime, true, p.order
 		w.add(us.pinSet(event.Within(ctx, p.chain), core, *u, "generated")...)
 		w.add(us.Audit.Op(ctx, core.Tenant.ID, audit.Record{Actor: p.By, Action: "pin.activated", Subject: Subject(u.ID),
 			Outcome: audit.Done, Details: p.details(u.ID)}))

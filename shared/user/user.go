@@ -59,6 +59,7 @@ type PIN struct {
 	verifier string   // "" if there is no PIN
 	lookup   string   // "" unless the PIN identifies
 	history  []string // verifiers of former PINs, newest first
+	order    string   // of Issue, that it came from
 }
 
 // State is whether there is a PIN.
@@ -229,6 +230,7 @@ type storedPIN struct {
 	History       []string        `json:"history,omitempty"`
 	OneTime       OneTime         `json:"oneTime,omitempty"`
 	Mailed        bool            `json:"mailed,omitempty"`
+	Order         string          `json:"order,omitempty"`
 }
 
 // IsZero keeps a PIN that never was out of the stored item.
@@ -258,7 +260,7 @@ func (r userRecord) Item() (table.Item, error) {
 		u.Profile.Username, u.Profile.DisplayName, u.Profile.Mail, u.Profile.Phone, u.Profile.StaffNumber, u.Profile.ExternalID, u.Profile.Groups,
 		u.CreatedAt, u.UpdatedAt,
 		storedPIN{p.SetAt, p.By.Kind, p.By.ID, p.By.Name, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, storedNotice(p.Notice),
-			p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history, p.OneTime, p.Mailed},
+			p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history, p.OneTime, p.Mailed, p.order},
 		u.Pending.stored(),
 	})
 	return item, err
@@ -280,7 +282,7 @@ func decodeDue(item table.Item) (table.TenantID, User, error) {
 		ID:      s.ID,
 		Profile: Profile{s.Username, s.DisplayName, s.Mail, s.Phone, s.StaffNumber, s.ExternalID, s.Groups},
 		PIN: PIN{p.SetAt, audit.Actor{Kind: p.ByKind, ID: p.ByID, Name: p.ByName}, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, Notice(p.Notice),
-			p.DeletedAt, p.Deleted, p.OneTime, p.Mailed, p.Verifier, p.Lookup, p.History},
+			p.DeletedAt, p.Deleted, p.OneTime, p.Mailed, p.Verifier, p.Lookup, p.History, p.Order},
 		Pending:   s.Pending.pending(),
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
 	}, nil

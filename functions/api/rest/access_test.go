@@ -53,6 +53,11 @@ set-pin               -         yes    yes       -         -      -       yes   
 generate-pin          -         yes    yes       -         -      -       yes   404
 issue-pin             -         yes    yes       yes       -      -       yes   404
 require-pin-change    -         409    409       -         -      -       -     -
+plan-bulk-pins        -         yes    -         -         -      -       -     -
+list-bulk-pins        -         yes    -         -         -      -       -     -
+get-bulk-pins         -         yes    -         -         -      -       -     -
+start-bulk-pins       -         yes    -         -         -      -       -     -
+cancel-bulk-pins      -         yes    -         -         -      -       -     -
 delete-pin            -         yes    yes       -         -      -       -     -
 unlock-pin            -         yes    yes       yes       -      -       -     -
 verify-pin            -         yes    -         -         yes    -       -     -
@@ -144,7 +149,7 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"maxLength": 12}
 	case "check-pin", "identify-pin", "set-pin":
 		body = object{"pin": f.pin()}
-	case "issue-pin":
+	case "issue-pin", "plan-bulk-pins":
 		body = object{"messaging": f.outboxConfiguration(f.key)}
 	case "verify-pin":
 		body = object{"userId": id, "pin": f.pin()}
@@ -229,6 +234,9 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 			f.call("POST", "/v1/sanity-check/runs/"+id+"/start", f.key, nil).want(200)
 		}
 		return id
+	})
+	make("{bulk}", func() string {
+		return f.call("POST", "/v1/bulk-pins", f.key, object{"messaging": f.outboxConfiguration(f.key)}).want(201).text("id")
 	})
 	make("{part}", func() string { return "1" })
 	make("{answer}", func() string { return f.offlineAnswer(f.key, f.keyOf("operator"), "twoOperators") })
@@ -320,10 +328,11 @@ func TestWalls(t *testing.T) {
 	f.support(f.key)
 	f.support(theirs)
 	run := f.call("POST", "/v1/sanity-check/runs", theirs, object{"templates": []string{f.withoutFlag(theirs)}}).want(201).text("id")
+	bulk := f.call("POST", "/v1/bulk-pins", theirs, object{"messaging": messaging}).want(201).text("id")
 	f.call("PATCH", "/v1/credentials/"+card, theirs, object{"label": "Their card", "serial": "Their number"}).want(200)
 	answerID := f.offlineAnswer(theirs, theirs, "twoOperators")
 	before := func() (all string) {
-		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/sanity-check/runs/" + run} {
+		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/sanity-check/runs/" + run, "/v1/bulk-pins/" + bulk} {
 			all += string(f.call("GET", path, theirs, nil).want(200).body)
 		}
 		return all
@@ -331,8 +340,8 @@ func TestWalls(t *testing.T) {
 	was := before()
 
 	const unknown = "01J8ZC9Q6Y0V4T5W3X2R1N0M9K"
-	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{part}", "1", "{answer}", answerID, "{unblock}", unblock)
-	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown)
+	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{bulk}", bulk, "{part}", "1", "{answer}", answerID, "{unblock}", unblock)
+	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{bulk}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown)
 	asked := 0
 	for _, op := range f.operations() {
 		if !strings.Contains(op.path, "{") || strings.Contains(op.path, "{tenant}") {

@@ -100,3 +100,47 @@ func TestOwnGenerated(t *testing.T) {
 		t.Errorf("%q", p.Detail)
 	}
 }
+
+// TestBulkPINs: an administrator looks at a plan, starts and cancels it.
+func TestBulkPINs(t *testing.T) {
+	f := newFixture(t)
+	messaging := f.outboxConfiguration(f.key)
+	for range 3 {
+		f.user(f.key, "")
+	}
+	f.user(f.key, f.pin())
+	f.call("POST", "/v1/users", f.key, object{"username": "no-mail"}).want(201)
+	var b struct {
+		ID, State                             string
+		Users, Matched, WithoutAddress, Mails int
+		Issued, Mailed                        int
+		Cancelling                            bool
+	}
+	f.call("POST", "/v1/bulk-pins", f.key, object{"messaging": messaging, "length": 8, "oneTime": "change"}).want(http.StatusCreated).decode(&b)
+	if b.State != "planned" || b.Users != 5 || b.Matched != 4 || b.WithoutAddress != 1 || b.Mails != 3 {
+		t.Errorf("plan: %+v", b)
+	}
+	f.call("POST", "/v1/bulk-pins/"+b.ID+"/start", f.key, nil).want(http.StatusOK).decode(&b)
+	if b.State != "running" {
+		t.Errorf("started: %+v", b)
+	}
+	f.call("POST", "/v1/bulk-pins/"+b.ID+"/start", f.key, nil).want(http.StatusConflict)
+	f.call("POST", "/v1/bulk-pins/"+b.ID+"/cancel", f.key, nil).want(http.StatusOK).decode(&b)
+	if b.State != "cancelled" || b.Issued != 0 {
+		t.Errorf("cancelled: %+v", b)
+	}
+	f.call("POST", "/v1/bulk-pins", f.key, nil).want(http.StatusBadRequest)
+	f.call("POST", "/v1/bulk-pins", f.key, object{}).want(http.StatusConflict) // nothing to mail with
+	f.call("POST", "/v1/bulk-pins", f.key, object{"messaging": messaging, "length": 3}).want(http.StatusUnprocessableEntity)
+	f.clock.advance(time.Second)
+	late := f.call("POST", "/v1/bulk-pins", f.key, object{"messaging": messaging}).want(http.StatusCreated).text("id")
+	f.clock.advance(time.Hour)
+	if got := f.call("GET", "/v1/bulk-pins/"+late, f.key, nil).want(http.StatusOK).text("state"); got != "expired" {
+		t.Errorf("after an hour: %s", got)
+	}
+	var list struct{ Items []struct{ ID string } }
+	f.call("GET", "/v1/bulk-pins", f.key, nil).want(http.StatusOK).decode(&list)
+	if len(list.Items) != 2 || list.Items[0].ID != late {
+		t.Errorf("list: %+v", list.Items)
+	}
+}

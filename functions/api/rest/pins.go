@@ -188,18 +188,12 @@ func (a *API) pinOperations(api huma.API) {
 			"and tried again for a day. Setting, generating or deleting a PIN, or another mail address, ends a pending one. While one is pending, or was mailed less than two minutes ago, another is refused.",
 	}, func(ctx context.Context, in *struct {
 		UserPath
-		Body *struct {
-			GenerateFields
-			ValidHours int    `json:"validHours,omitempty" minimum:"0" maximum:"87600" doc:"How long it lives. Left out, as long as the policy says; never longer."`
-			OneTime    string `json:"oneTime,omitempty" enum:"change,delete" doc:"change: to be changed at its first use. delete: for one use only."`
-			Messaging  string `json:"messaging,omitempty" maxLength:"100" doc:"Id of the messaging configuration. Left out, that of the settings' expiryMail."`
-			Template   string `json:"template,omitempty" maxLength:"100" doc:"Id of a mail template of kind pin-issued. Left out, the predefined one."`
-		}
+		Body *IssueFields
 	}) (*Body[PINFields], error) {
 		c := caller(ctx)
 		var is user.Issue
-		if b := in.Body; b != nil {
-			is = user.Issue{Options: b.options(), Messaging: b.Messaging, Template: b.Template, ValidHours: b.ValidHours, OneTime: user.OneTime(b.OneTime)}
+		if in.Body != nil {
+			is = in.Body.issue()
 		}
 		u, err := a.Users.IssuePIN(ctx, c.Core, c.Actor, in.ID, is)
 		if err != nil {

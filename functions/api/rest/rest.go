@@ -100,6 +100,7 @@ func (a *API) Describe(api huma.API) {
 	a.keyOperations(api)
 	a.userOperations(api)
 	a.pinOperations(api)
+	a.bulkOperations(api)
 	a.messagingOperations(api)
 	a.cardTemplateOperations(api)
 	a.credentialOperations(api)

@@ -51,6 +51,7 @@ const (
 
 	unblocksAt = 200 // unblocks a shard and sweep
 	runsAt     = 20  // runs of the sanity check a shard and sweep
+	bulksAt    = 20  // bulks of generated PINs a shard and sweep
 )
 
 // Report counts what a sweep did.
@@ -74,6 +75,7 @@ type Report struct {
 	Cards    CardReport     `json:"cards,omitzero"`    // of Handle
 
 	SanityRuns credential.RunReport `json:"sanityRuns,omitzero"` // of Handle
+	Bulks      user.BulkReport      `json:"bulks,omitzero"`      // of Handle
 }
 
 // add adds another report's counts.
@@ -138,6 +140,15 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 			return nil
 		})
 	}
+	var bulks user.BulkReport
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and bulks of generated PINs
+		g.Go(func() (err error) {
+			if bulks, err = s.Users.SweepBulks(ctx, s.Tenants.Load, s.Senders, bulksAt); err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot go on with bulks of generated PINs", "cause", err)
+			}
+			return nil
+		})
+	}
 	var cards CardReport
 	g.Go(func() error {
 		cards = s.Cards(ctx, event.Shards...)
@@ -146,8 +157,8 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 	report := s.Run(ctx, event.Shards...)
 	_ = g.Wait()
 	report.Unblocks, report.Cards = unblocks, cards
-	report.SanityRuns = runs
-	report.Errors += unblocks.Errors + cards.Errors + runs.Errors
+	report.SanityRuns, report.Bulks = runs, bulks
+	report.Errors += unblocks.Errors + cards.Errors + runs.Errors + bulks.Errors
 	report.Unfinished = report.Unfinished || cards.Unfinished
 	if report.Errors > 0 || report.Unfinished {
 		return report, fmt.Errorf("left for the next sweep: %d items that could not be handled, and more that there was no time for: %t", report.Errors, report.Unfinished)
