@@ -78,11 +78,11 @@ func TestGeneratedPINsObeyThePolicy(t *testing.T) {
 		{"all classes", []func(*tenant.Core){classes}, pin.GenerateOptions{Length: 6}, "", 6},
 		{"identifying, not used before", []func(*tenant.Core){pinOnly, history(24)}, pin.GenerateOptions{}, "0123456789", 4},
 	} {
-		w := newWorld(t, c.edit...)
+		w, p := newMailWorld(t, c.edit...)
 		// Most four-digit parts of her data would be PINs.
-		p := Profile{Username: "ada73915846", Mail: "a2864.0597@acme.example", Phone: "+49 170 5028-1736", StaffNumber: "94062751"}
-		ada := must(w.Create(t.Context(), w.core, admin, p, nil))(t)
-		about := pin.Context{Username: p.Username, Mail: p.Mail, Phone: p.Phone, StaffNumber: p.StaffNumber}
+		pr := Profile{Username: "ada73915846", Mail: "a2864.0597@acme.example", Phone: "+49 170 5028-1736", StaffNumber: "94062751"}
+		ada := must(w.Create(t.Context(), w.core, admin, pr, nil))(t)
+		about := pin.Context{Username: pr.Username, Mail: pr.Mail, Phone: pr.Phone, StaffNumber: pr.StaffNumber}
 		for range 100 {
 			u, made, err := w.GeneratePIN(t.Context(), w.core, admin, ada.ID, c.opts)
 			if err != nil {
@@ -96,6 +96,18 @@ func TestGeneratedPINsObeyThePolicy(t *testing.T) {
 			}
 			if !w.core.Keys.Matches(u.PIN.verifier, u.ID, made) {
 				t.Errorf("%s: the PIN set is another one", c.name)
+			}
+		}
+		for range 30 { // mailed ones too
+			was := w.reread(ada).PIN
+			w.pass(sameCall)
+			w.send(p, w.issue(ada, Issue{Options: c.opts}))
+			made := secret.New(pinIn(p.mails[len(p.mails)-1]))
+			if vs := w.core.Policy.Check(made, about); vs != nil || used(w.core, User{ID: ada.ID, PIN: was}, made) {
+				t.Errorf("%s: mailed %s: %v, or had before", c.name, made.Reveal(), vs)
+			}
+			if n := len(made.Reveal()); n != c.size || !w.core.Keys.Matches(w.reread(ada).PIN.verifier, ada.ID, made) {
+				t.Errorf("%s: mailed %s, or the PIN set is another one", c.name, made.Reveal())
 			}
 		}
 		if n := w.reasons("pin.generated")[""]; n != 100 {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinward/pinward/infra/testserver"
+	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table/tabletest"
 	"github.com/pinward/pinward/shared/tenant"
@@ -141,5 +142,45 @@ func TestIssuedAndExpired(t *testing.T) {
 	}
 	if len(w.mails()) != 1 {
 		t.Errorf("mails to %q", w.mails())
+	}
+}
+
+// The scheduled sweep goes on with a bulk; what that has issued and could not mail goes out with
+// the next ones.
+func TestBulkBySweep(t *testing.T) {
+	server := smtpServer(t)
+	w := newWorld(t, tabletest.New(t))
+	w.smtp(server)
+	w.Senders.Timeout = time.Second
+	core := w.core(acme)
+	for i := range 10 {
+		if _, err := w.Users.Create(t.Context(), core, admin, user.Profile{Username: fmt.Sprint("u", i), Mail: fmt.Sprintf("u%d@acme.example", i)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.Fault("u3@acme.example", testserver.SMTPDefer)
+	server.Fault("u4@acme.example", testserver.SMTPReject)
+	b, err := w.Users.PlanBulk(t.Context(), core, admin, user.BulkSpec{}, w.Senders.BulkRate(t.Context(), mail.Configuration{Kind: mail.KindSMTP}))
+	if err == nil {
+		b, err = w.Users.StartBulk(t.Context(), core, admin, b.ID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if _, err := w.Handle(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if b, err = w.Users.Bulk(t.Context(), acme, b.ID); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 && (b.State != user.BulkRunning || b.Issued != 10 || b.Mailed != 8 || b.Pending() != 1 || b.Refused["smtp.550"] != 1) {
+			t.Errorf("while a mail is deferred: %+v", b)
+		}
+		server.Fault("u3@acme.example", 0)
+		w.pass(time.Minute)
+	}
+	if b.State != user.BulkDone || b.Mailed != 9 || b.Pending() != 0 || len(server.Mails()) != 9 {
+		t.Errorf("in the end: %+v, %d mails", b, len(server.Mails()))
 	}
 }
