@@ -191,7 +191,7 @@ func TestBootstraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []due.Report{
-		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}, SanityRuns: credential.RunReport{Due: 1, Ended: 1}},
+		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}, SanityRuns: credential.RunReport{Due: 1, Ended: 1}, Bulks: user.BulkReport{Due: 1, Ended: 1}},
 		{},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -219,6 +219,7 @@ func TestBootstraps(t *testing.T) {
 		"grace@example.org: Your code to unblock your card for Demo": 1,
 		"grace@example.org: The PIN of your card for Demo was reset": 3, // by herself, by an operator, and what was left to the sweep
 		"late@example.org: Your PIN for Demo expires":                1,
+		"new@example.org: Your new PIN for Demo":                     1,
 	}, mails); diff != "" {
 		t.Errorf("mails (-want +got):\n%s", diff)
 	}
@@ -236,7 +237,7 @@ func TestBootstraps(t *testing.T) {
 
 // age gives the tenant demo two users whose PINs were set a while ago, of whom one is about
 // to expire and the other has expired; and at the bridge an unblock that has succeeded
-// when no mail could be sent, and one that nobody has gone on with.
+// when no mail could be sent, and one that nobody has gone on with; and a bulk of PINs.
 func (c *cloud) age(t *testing.T, d *desk) {
 	t.Helper()
 	for _, variable := range c.environment(t, &recorder{}) {
@@ -266,7 +267,19 @@ func (c *cloud) age(t *testing.T, d *desk) {
 			t.Fatal(err)
 		}
 	}
-	then, core := ago(time.Hour)
+	// A bulk of PINs was started a minute ago.
+	then, core := ago(time.Minute)
+	if _, err = then.Users.Create(t.Context(), core, by, user.Profile{Username: "new", Mail: "new@example.org", Groups: []string{"new"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	bulk, err := then.Users.PlanBulk(t.Context(), core, by, user.BulkSpec{Group: "new"}, 0)
+	if err == nil {
+		_, err = then.Users.StartBulk(t.Context(), core, by, bulk.ID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	then, core = ago(time.Hour)
 	asked := unblock.Request{Credential: d.credential, Bridge: d.id, Channel: credential.Operator, Statement: "staff badge"}
 	op, err := then.Unblocks.Create(t.Context(), core, by, asked)
 	if err != nil {

@@ -57,6 +57,7 @@ var allowed = map[string][]statement{
 	"SweepRole": {
 		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
 			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/list"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due"}, forAll, leadingKeys, []string{"due/*", "t/*"}},
 		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
 		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},

@@ -357,6 +357,12 @@ func TestCodeIsNotInTheFirstWords(t *testing.T) {
 		if at := strings.Index(m.Text, "739"); at < 120 {
 			t.Errorf("%s: the code is at %d of the text", tag, at)
 		}
+		if m, err = Render(Predefined(PINIssued, tag), examples[PINIssued]); err != nil {
+			t.Fatal(err)
+		}
+		if at := strings.Index(m.Text, "a=?{{use}}"); at < 120 {
+			t.Errorf("%s: the PIN is at %d of the text", tag, at)
+		}
 	}
 }
 

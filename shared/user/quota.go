@@ -17,27 +17,27 @@ import (
 // OwnPerDay is how many PINs a person may have generated for themselves within a day.
 const OwnPerDay = 10
 
-// made counts PINs that were generated: a part of a tenant's on a day, or a person's own since
+// tally counts PINs that were generated: a part of a tenant's on a day, or a person's own since
 // a time.
-type made struct {
+type tally struct {
 	key     table.Key
 	n       int
 	since   time.Time
 	expires time.Time
 }
 
-type storedMade struct {
+type storedTally struct {
 	N     int       `json:"n"`
 	Since time.Time `json:"since"`
 }
 
 // Validate implements table.Record.
-func (m made) Validate() error { return nil }
+func (c tally) Validate() error { return nil }
 
 // Item implements table.Record.
-func (m made) Item() (table.Item, error) {
-	data, err := json.Marshal(storedMade{m.n, m.since})
-	return table.Item{Key: m.key, ExpiresAt: m.expires, Data: data}, err
+func (c tally) Item() (table.Item, error) {
+	data, err := json.Marshal(storedTally{c.n, c.since})
+	return table.Item{Key: c.key, ExpiresAt: c.expires, Data: data}, err
 }
 
 // countGenerated adds to w what counts a PIN that is generated, or says that it would be one
@@ -61,10 +61,10 @@ func (us *Users) countGenerated(ctx context.Context, core tenant.Core, by audit.
 	if _, err := io.ReadFull(us.Rand, random[:]); err != nil {
 		return fmt.Errorf("count generated PINs: %w", err)
 	}
-	part := made{key: table.GeneratedKey(t, day, int(random[0])%table.GeneratedShards), since: day, expires: day.AddDate(0, 0, 2)}
+	part := tally{key: table.GeneratedKey(t, day, int(random[0])%table.GeneratedShards), since: day, expires: day.AddDate(0, 0, 2)}
 	total, version := 0, int64(0)
 	for _, item := range page.Items {
-		var s storedMade
+		var s storedTally
 		if err := item.Decode(&s); err != nil {
 			return err
 		}
@@ -83,13 +83,13 @@ func (us *Users) countGenerated(ctx context.Context, core tenant.Core, by audit.
 
 // countOwn counts a PIN that a person has generated. The day begins with the first one.
 func (us *Users) countOwn(ctx context.Context, t table.TenantID, id string, now time.Time, w *write) error {
-	own := made{key: table.AttemptsKey(t, "generated/"+id), since: now.Truncate(time.Second)}
+	own := tally{key: table.AttemptsKey(t, "generated/"+id), since: now.Truncate(time.Second)}
 	item, err := us.Table.Get(ctx, own.key)
 	if err != nil && !errors.Is(err, problem.ErrNotFound) {
 		return fmt.Errorf("count generated PINs: %w", err)
 	}
 	if err == nil {
-		var s storedMade
+		var s storedTally
 		if err := item.Decode(&s); err != nil {
 			return err
 		}
