@@ -46,7 +46,7 @@ func (c unblockable) usualPolicy() pin.Policy {
 	if c.hasPUK() {
 		p.MinLength, p.MaxLength, p.Alphabet = 6, 8, pin.Digits // SP 800-73, 2.4.3
 	}
-	p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore = false, 0, false, 0, 0
+	p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore = false, 0, false, 0, nil
 	return p
 }
 

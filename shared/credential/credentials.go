@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
+	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
@@ -153,7 +155,7 @@ func (cs *Credentials) Register(ctx context.Context, core tenant.Core, by audit.
 			return Credential{}, err
 		}
 		record := audit.Record{Actor: by, Action: "credential.registered", Subject: Subject(c.ID), Outcome: audit.Done, Details: details}
-		err = cs.Table.Write(ctx, append(append(Put(t, Credential{}, c), cs.Audit.Op(ctx, t, record), use), checks...)...)
+		err = cs.Table.Write(ctx, slices.Concat(Put(t, Credential{}, c), []table.Op{cs.Audit.Op(ctx, t, record), use}, checks, c.registered(ctx, core, now))...)
 		if i, failed := table.FailedOp(err); failed && i == 0 {
 			return Credential{}, fmt.Errorf("%w: the card is registered already", problem.ErrConflict)
 		} else if failed {
@@ -457,7 +459,11 @@ func (cs *Credentials) Saw(ctx context.Context, core tenant.Core, by audit.Actor
 		}
 		if m, ok := moveOf(c.State, to); ok && m.seen && s.PIN.Known && !c.Leased(cs.Now()) {
 			c.State = to
-			return change{details: map[string]string{"from": string(was.State), "state": string(to)}}, nil
+			ch := change{details: map[string]string{"from": string(was.State), "state": string(to)}}
+			if to == Blocked {
+				ch.ops = c.happened(ctx, core, cs.Now(), was.Version+1, event.CredentialBlocked, c.kind())
+			}
+			return ch, nil
 		}
 		return change{silent: true, nothing: bytes.Equal(c.ATR, was.ATR) && c.Serial == was.Serial}, nil
 	})

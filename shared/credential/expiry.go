@@ -57,6 +57,7 @@ type Notice struct {
 	Reason   string    // coded: why it failed or was skipped
 	// Left are the days before the expiry of the reminders to come, the most first.
 	Left []int
+	Told bool // event.CredentialExpiring has told of it
 }
 
 // NoticeKind is what a notice says, and to whom.

@@ -15,7 +15,7 @@ import (
 var full = pin.Policy{
 	MinLength: 6, MaxLength: 12, Alphabet: pin.Printable, RequireClasses: []pin.Class{pin.Digit, pin.Special}, DisallowSequential: true,
 	MaxRun: 3, DisallowConstantDelta: true, Blocklist: pin.BlocklistCommon, BlocklistEntries: []string{"acme2026"}, DisallowContext: true,
-	History: 5, MinLengthByUsers: true, ExpirationHours: 720, NotifyHoursBefore: 48, MaxAttempts: 5, LockMinutes: 15,
+	History: 5, MinLengthByUsers: true, ExpirationHours: 720, NotifyHoursBefore: pin.Hours{168, 48}, MaxAttempts: 5, LockMinutes: 15,
 }
 
 // TestPolicyJSON: the names are stored and sent, so they stay.
@@ -26,7 +26,7 @@ func TestPolicyJSON(t *testing.T) {
 	}
 	want := `{"minLength":6,"maxLength":12,"alphabet":"printable","requireClasses":["digit","special"],"disallowSequential":true,` +
 		`"maxRun":3,"disallowConstantDelta":true,"blocklist":"common","blocklistEntries":["acme2026"],"disallowContext":true,` +
-		`"history":5,"minLengthByUsers":true,"expirationHours":720,"notifyHoursBefore":48,"maxAttempts":5,"lockMinutes":15}`
+		`"history":5,"minLengthByUsers":true,"expirationHours":720,"notifyHoursBefore":[168,48],"maxAttempts":5,"lockMinutes":15}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Errorf("JSON (-want +got):\n%s", diff)
 	}

@@ -52,6 +52,7 @@ type Settings struct {
 	Language     string         // BCP 47 tag
 	PINOnlyLogin bool           // PINs are unique within the tenant, and identify
 	ExpiryMail   ExpiryMailRefs // how a PIN's expiry is announced
+	Quiet        QuietHours     // when it is not
 
 	SupportFunctions bool        // what repairs many things at once is open to administrators
 	AfterImport      SanityCheck // of what an import brought
@@ -112,6 +113,7 @@ func (s Settings) Validate() error {
 	if _, err := language.Parse(s.Language); err != nil || len(s.Language) > 35 {
 		vs.Add("unknown", "language", "is not a BCP 47 language tag such as en or de-AT")
 	}
+	s.Quiet.validate(&vs)
 	c := s.AfterImport
 	if c.On && !s.SupportFunctions {
 		vs.Add("inconsistent", "sanityCheckAfterImport", "is a support function; turn on supportFunctions too")
@@ -151,7 +153,19 @@ type storedTenant struct {
 
 	SupportFunctions bool              `json:"supportFunctions,omitempty"`
 	AfterImport      storedSanityCheck `json:"sanityCheckAfterImport,omitzero"`
+
+	Quiet storedQuietHours `json:"quietHours,omitzero"`
 }
+
+// storedQuietHours has times in minutes since midnight.
+type storedQuietHours struct {
+	From    int            `json:"from,omitempty"`
+	To      int            `json:"to,omitempty"`
+	DaysOff []time.Weekday `json:"daysOff,omitempty"`
+}
+
+// IsZero keeps quiet hours that are none out of the stored item.
+func (q storedQuietHours) IsZero() bool { return q.From == q.To && len(q.DaysOff) == 0 }
 
 type storedSanityCheck struct {
 	On     bool `json:"on"`
@@ -164,7 +178,8 @@ type storedSanityCheck struct {
 func (t Tenant) Item() (table.Item, error) {
 	s := t.Settings
 	data, err := json.Marshal(storedTenant{t.ID, t.Suspended, t.CreatedAt, s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, s.ExpiryMail.Messaging, s.ExpiryMail.Template,
-		s.SupportFunctions, storedSanityCheck(s.AfterImport)})
+		s.SupportFunctions, storedSanityCheck(s.AfterImport),
+		storedQuietHours{int(s.Quiet.From / time.Minute), int(s.Quiet.To / time.Minute), s.Quiet.DaysOff}})
 	return table.Item{Key: table.TenantKey(t.ID), Indexes: []table.IndexKey{table.TenantListed(t.ID)}, Data: data}, err
 }
 
@@ -173,8 +188,12 @@ func decodeTenant(item table.Item) (Tenant, error) {
 	if err := item.Decode(&s); err != nil {
 		return Tenant{}, err
 	}
-	return Tenant{s.ID, s.Suspended, s.CreatedAt, Settings{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, ExpiryMailRefs{s.Messaging, s.Template},
-		s.SupportFunctions, SanityCheck(s.AfterImport)}, item.Version}, nil
+	return Tenant{ID: s.ID, Suspended: s.Suspended, CreatedAt: s.CreatedAt, Version: item.Version, Settings: Settings{
+		DisplayName: s.DisplayName, TimeZone: s.TimeZone, Language: s.Language, PINOnlyLogin: s.PINOnlyLogin,
+		ExpiryMail:       ExpiryMailRefs{s.Messaging, s.Template},
+		Quiet:            QuietHours{time.Duration(s.Quiet.From) * time.Minute, time.Duration(s.Quiet.To) * time.Minute, s.Quiet.DaysOff},
+		SupportFunctions: s.SupportFunctions, AfterImport: SanityCheck(s.AfterImport),
+	}}, nil
 }
 
 // Load returns a tenant with its policy and keys, in one read.

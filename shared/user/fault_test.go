@@ -102,17 +102,31 @@ var operations = []struct {
 	{"ClaimNotice",
 		func(w *world, ada User) User { w.pass(24 * time.Hour); return ada },
 		func(ctx context.Context, us *Users, w *world, ada User) error {
-			_, _, err := us.ClaimNotice(ctx, acme, ada, time.Minute)
+			_, _, err := us.ClaimNotice(ctx, w.core, sweep, ada, time.Minute)
 			return err
 		},
 		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.State == NoticeClaimed }},
+	{"PostponeNotice",
+		func(w *world, ada User) User { w.pass(24 * time.Hour); return ada },
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.PostponeNotice(ctx, w.core, sweep, ada, w.Now().Add(time.Hour), "noMessaging")
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.Reason == "noMessaging" }},
+	{"SkipNotice",
+		func(w *world, ada User) User { w.pass(24 * time.Hour); return ada },
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.SkipNotice(ctx, w.core, sweep, ada, ReasonNoAddress)
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.State == NoticeSkipped }},
 	{"MarkNotice",
 		func(w *world, ada User) User {
 			w.pass(24 * time.Hour)
 			return claim(w, ada)
 		},
-		func(ctx context.Context, us *Users, _ *world, ada User) error {
-			_, err := us.MarkNotice(ctx, acme, sweep, ada, Delivery{State: NoticeSent})
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.MarkNotice(ctx, w.core, sweep, ada, Delivery{State: NoticeSent})
 			return err
 		},
 		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.State == NoticeSent }},

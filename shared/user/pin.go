@@ -70,10 +70,7 @@ func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u
 		verifier: verifier, lookup: lookup, history: remembered(core, u.PIN)}
 	if policy.ExpirationHours > 0 {
 		u.PIN.ExpiresAt = now.Add(time.Duration(policy.ExpirationHours) * time.Hour)
-		if policy.NotifyHoursBefore > 0 {
-			u.PIN.NotifyAt = u.PIN.ExpiresAt.Add(-time.Duration(policy.NotifyHoursBefore) * time.Hour)
-			u.PIN.Notice = Notice{State: NoticePlanned, At: u.PIN.NotifyAt}
-		}
+		u.PIN.remind(core, now)
 	}
 	return nil
 }
@@ -155,7 +152,7 @@ func remembered(core tenant.Core, p PIN) []string {
 
 // gone returns the PIN state after the PIN is deleted.
 func gone(core tenant.Core, p PIN, now time.Time, why string) PIN {
-	return PIN{SetAt: p.SetAt, By: p.By, PolicyVersion: p.PolicyVersion, ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, Notice: p.Notice,
+	return PIN{SetAt: p.SetAt, By: p.By, PolicyVersion: p.PolicyVersion, ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, Notice: p.Notice, NotifiedAt: p.NotifiedAt,
 		DeletedAt: now.UTC().Truncate(time.Second), Deleted: why, history: remembered(core, p)}
 }
 

@@ -218,7 +218,7 @@ func TestExpiryIsFixedWhenThePINIsMade(t *testing.T) {
 		p := w.reread(u).PIN
 		notice := Notice{}
 		if !notify.IsZero() {
-			notice = Notice{State: NoticePlanned, At: notify}
+			notice = Notice{Hours: 24, State: NoticePlanned, At: notify}
 		}
 		if !p.ExpiresAt.Equal(expires) || !p.NotifyAt.Equal(notify) || p.Notice != notice || p.PolicyVersion != policy {
 			t.Errorf("%s: expires %s, notify %s, %+v, policy %d; want %s, %s, %d", u.Profile.Username, p.ExpiresAt, p.NotifyAt, p.Notice, p.PolicyVersion, expires, notify, policy)
@@ -227,7 +227,7 @@ func TestExpiryIsFixedWhenThePINIsMade(t *testing.T) {
 	h := func(n int) time.Time { return start.Add(time.Duration(n) * time.Hour) }
 	fixed(ada, h(48), h(24), 1)
 
-	w.core.Policy.ExpirationHours, w.core.Policy.NotifyHoursBefore, w.core.Policy.Version = 0, 0, 2
+	w.core.Policy.ExpirationHours, w.core.Policy.NotifyHoursBefore, w.core.Policy.Version = 0, nil, 2
 	w.pass(time.Hour)
 	must(w.Update(t.Context(), w.core, admin, ada.ID, 0, func(p *Profile) { p.DisplayName = "Ada" }, nil))(t)
 	must(w.Update(t.Context(), w.core, admin, bob.ID, 0, func(*Profile) {}, given(pinB)))(t)

@@ -48,8 +48,10 @@ type PIN struct {
 	By            audit.Actor // who made it
 	PolicyVersion int64       // of the policy that accepted it
 	ExpiresAt     time.Time   // zero is never
-	NotifyAt      time.Time   // when its expiry is to be announced; zero is not at all
-	Notice        Notice      // what has become of that
+	NotifyAt      time.Time   // when its expiry is to be announced first; zero is not at all
+	Notice        Notice      // the reminder that comes next, or came last
+	Reminders     []int       // hours before the expiry of those after it, the most first
+	NotifiedAt    time.Time   // when the last one was sent; zero if none was
 	DeletedAt     time.Time   // set if it is gone
 	Deleted       string      // why it is gone: "expired" or "deleted"
 
@@ -83,13 +85,15 @@ func (p PIN) State(now time.Time) State {
 // Identifies tells whether the PIN alone finds its user.
 func (p PIN) Identifies() bool { return p.lookup != "" }
 
-// Notice is what has become of announcing a PIN's expiry by mail.
+// Notice is what has become of a mail that announces a PIN's expiry.
 type Notice struct {
+	Hours    int // before the expiry: which of the reminders it is
 	State    NoticeState
 	At       time.Time // planned: when to send; claimed: when the claim ends; else when it came to this
 	Attempts int       // sends begun
 	Repeated bool      // it may have been sent more than once
 	Reason   string    // coded: why it failed or was skipped
+	Told     bool      // event.PINExpiring has told of it
 }
 
 // NoticeState is a stage of announcing.
@@ -107,17 +111,7 @@ const (
 )
 
 // dueAt is when the sweep has to look at the user next, and false if never.
-func (u User) dueAt() (time.Time, bool) {
-	p := u.PIN
-	if p.verifier == "" || p.ExpiresAt.IsZero() {
-		return time.Time{}, false
-	}
-	open := p.Notice.State == NoticePlanned || p.Notice.State == NoticeClaimed
-	if open && p.Notice.At.Before(p.ExpiresAt) {
-		return p.Notice.At, true
-	}
-	return p.ExpiresAt, true
-}
+func (u User) dueAt() (time.Time, bool) { return u.PIN.dueAt() }
 
 // Fold returns the form in which usernames are compared: compatibility forms
 // and case make no difference.
@@ -210,6 +204,8 @@ type storedPIN struct {
 	ExpiresAt     time.Time       `json:"expiresAt,omitzero"`
 	NotifyAt      time.Time       `json:"notifyAt,omitzero"`
 	Notice        storedNotice    `json:"notice,omitzero"`
+	Reminders     []int           `json:"reminders,omitempty"`
+	NotifiedAt    time.Time       `json:"notifiedAt,omitzero"`
 	DeletedAt     time.Time       `json:"deletedAt,omitzero"`
 	Deleted       string          `json:"deleted,omitempty"`
 	Verifier      string          `json:"verifier,omitempty"`
@@ -217,15 +213,29 @@ type storedPIN struct {
 	History       []string        `json:"history,omitempty"`
 }
 
+// upgraded is the form of today: one from when there was one reminder tells neither which it
+// is nor, apart from it, when it was sent.
+func (p storedPIN) upgraded() storedPIN {
+	if n := &p.Notice; n.State != NoNotice && n.Hours == 0 {
+		n.Hours = int(p.ExpiresAt.Sub(p.NotifyAt) / time.Hour)
+		if n.State == NoticeSent {
+			p.NotifiedAt = n.At
+		}
+	}
+	return p
+}
+
 // IsZero keeps a PIN that never was out of the stored item.
 func (p storedPIN) IsZero() bool { return p.SetAt.IsZero() }
 
 type storedNotice struct {
+	Hours    int         `json:"hours,omitempty"`
 	State    NoticeState `json:"state,omitempty"`
 	At       time.Time   `json:"at,omitzero"`
 	Attempts int         `json:"attempts,omitempty"`
 	Repeated bool        `json:"repeated,omitempty"`
 	Reason   string      `json:"reason,omitempty"`
+	Told     bool        `json:"told,omitempty"`
 }
 
 // Item implements table.Record.
@@ -244,7 +254,7 @@ func (r userRecord) Item() (table.Item, error) {
 		u.Profile.Username, u.Profile.DisplayName, u.Profile.Mail, u.Profile.Phone, u.Profile.StaffNumber, u.Profile.ExternalID, u.Profile.Groups,
 		u.CreatedAt, u.UpdatedAt,
 		storedPIN{p.SetAt, p.By.Kind, p.By.ID, p.By.Name, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, storedNotice(p.Notice),
-			p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history},
+			p.Reminders, p.NotifiedAt, p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history},
 	})
 	return item, err
 }
@@ -260,12 +270,12 @@ func decodeDue(item table.Item) (table.TenantID, User, error) {
 	if err := item.Decode(&s); err != nil {
 		return "", User{}, err
 	}
-	p := s.PIN
+	p := s.PIN.upgraded()
 	return s.Tenant, User{
 		ID:      s.ID,
 		Profile: Profile{s.Username, s.DisplayName, s.Mail, s.Phone, s.StaffNumber, s.ExternalID, s.Groups},
 		PIN: PIN{p.SetAt, audit.Actor{Kind: p.ByKind, ID: p.ByID, Name: p.ByName}, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, Notice(p.Notice),
-			p.DeletedAt, p.Deleted, p.Verifier, p.Lookup, p.History},
+			p.Reminders, p.NotifiedAt, p.DeletedAt, p.Deleted, p.Verifier, p.Lookup, p.History},
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
 	}, nil
 }

@@ -178,7 +178,7 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 	u.UpdatedAt = now
 	if n := &u.PIN.Notice; old.Profile.Mail != u.Profile.Mail && (n.State == NoticeSkipped || n.State == NoticeFailed) && u.PIN.State(now) == IsSet {
 		// There was nowhere to send it, or it came back; now there may be.
-		*n = Notice{State: NoticePlanned, At: now}
+		*n = Notice{Hours: n.Hours, State: NoticePlanned, At: now, Told: n.Told}
 	}
 	w.add(table.Put(userRecord{t, *u}, table.After(old.Version)), us.Audit.Op(ctx, t, record))
 	if was, is := Fold(old.Profile.Username), Fold(u.Profile.Username); was != is || old.Version == 0 {

@@ -94,7 +94,9 @@ func (r *lockedRand) Read(b []byte) (int, error) {
 func pinOnly(c *tenant.Core) { c.Tenant.Settings.PINOnlyLogin = true }
 
 // expiring lets PINs live 48 hours and announces their end 24 hours before.
-func expiring(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 48, 24 }
+func expiring(c *tenant.Core) {
+	c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 48, pin.Hours{24}
+}
 
 func history(n int) func(*tenant.Core) { return func(c *tenant.Core) { c.Policy.History = n } }
 

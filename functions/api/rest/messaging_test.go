@@ -1,6 +1,7 @@
 package rest_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -274,6 +275,34 @@ func TestLimits(t *testing.T) {
 		}
 		if p := f.call("POST", path, f.key, body).want(409).problem(); !strings.Contains(p.Detail, "the most a tenant can have") {
 			t.Errorf("%s: got %q", path, p.Detail)
+		}
+	}
+}
+
+// TestReminderSettings shows that one reminder may be given as a number, as it was when there
+// was only one, and is told as a list; and that quiet hours are told as they were given.
+func TestReminderSettings(t *testing.T) {
+	f := newFixture(t)
+	for _, c := range []struct{ given, want string }{{`24`, `[24]`}, {`[24,168,72]`, `[168,72,24]`}, {`0`, `[]`}, {`[]`, `[]`}} {
+		f.call("PUT", "/v1/policy", f.key, `{"expirationHours": 240, "notifyHoursBefore": `+c.given+`}`).want(200)
+		var got struct{ NotifyHoursBefore json.RawMessage }
+		f.call("GET", "/v1/policy", f.key, nil).want(200).decode(&got)
+		if string(got.NotifyHoursBefore) != c.want {
+			t.Errorf("%s is told as %s, want %s", c.given, got.NotifyHoursBefore, c.want)
+		}
+	}
+	type quiet struct {
+		From, To string
+		DaysOff  []string
+	}
+	for _, want := range []quiet{{"20:00", "07:15", []string{"saturday", "sunday"}}, {DaysOff: []string{"friday"}}, {}} {
+		body := object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false, "expiryMail": object{},
+			"quietHours": object{"from": want.From, "to": want.To, "daysOff": want.DaysOff}}
+		f.call("PUT", "/v1/settings", f.key, body).want(200)
+		var got struct{ QuietHours quiet }
+		f.call("GET", "/v1/settings", f.key, nil).want(200).decode(&got)
+		if diff := cmp.Diff(want, got.QuietHours); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
 		}
 	}
 }

@@ -21,8 +21,8 @@ type PINFields struct {
 	PolicyVersion int64       `json:"policyVersion,omitempty" doc:"Of the policy that accepted it."`
 	Identifies    bool        `json:"identifies" doc:"It finds its user alone (PIN-only login)."`
 	ExpiresAt     time.Time   `json:"expiresAt,omitzero"`
-	NotifyAt      time.Time   `json:"notifyAt,omitzero" doc:"When the mail about its expiry is due."`
-	NotifiedAt    time.Time   `json:"notifiedAt,omitzero" doc:"When that mail was sent."`
+	NotifyAt      time.Time   `json:"notifyAt,omitzero" doc:"When the first mail about its expiry is due."`
+	NotifiedAt    time.Time   `json:"notifiedAt,omitzero" doc:"When the last such mail was sent."`
 	Notice        *noticeBody `json:"notice,omitempty"`
 	DeletedAt     time.Time   `json:"deletedAt,omitzero"`
 	Deleted       string      `json:"deleted,omitempty" doc:"Why it is gone: expired or deleted."`
@@ -37,25 +37,24 @@ type actorBody struct {
 func actorOut(a audit.Actor) actorBody { return actorBody{string(a.Kind), a.ID, a.Name} }
 
 type noticeBody struct {
+	HoursBefore      int       `json:"hoursBefore" doc:"Which of the mails before the expiry it is about: the next one, or the last."`
 	State            string    `json:"state" enum:"planned,claimed,sent,failed,skipped"`
 	At               time.Time `json:"at" doc:"planned: when it is to be sent; claimed: when that is tried again if nothing comes of it; else when it came to this."`
 	Attempts         int       `json:"attempts"`
 	PossiblyRepeated bool      `json:"possiblyRepeated" doc:"It may have been sent more than once: an answer of the mail system was lost."`
 	Reason           string    `json:"reason,omitempty" doc:"Why it failed or was skipped."`
+	Then             []int     `json:"then,omitempty" doc:"Hours before the expiry of the mails that come after it."`
 }
 
 func pinOut(p user.PIN, now time.Time) PINFields {
 	b := PINFields{State: string(p.State(now)), SetAt: p.SetAt, PolicyVersion: p.PolicyVersion, Identifies: p.Identifies(),
-		ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, DeletedAt: p.DeletedAt, Deleted: p.Deleted}
+		ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, NotifiedAt: p.NotifiedAt, DeletedAt: p.DeletedAt, Deleted: p.Deleted}
 	if !p.SetAt.IsZero() {
 		by := actorOut(p.By)
 		b.SetBy = &by
 	}
 	if n := p.Notice; n.State != user.NoNotice {
-		b.Notice = &noticeBody{string(n.State), n.At, n.Attempts, n.Repeated, n.Reason}
-		if n.State == user.NoticeSent {
-			b.NotifiedAt = n.At
-		}
+		b.Notice = &noticeBody{n.Hours, string(n.State), n.At, n.Attempts, n.Repeated, n.Reason, p.Reminders}
 	}
 	return b
 }

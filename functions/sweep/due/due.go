@@ -61,6 +61,8 @@ type Report struct {
 	Repeated    int  `json:"repeated"`    // of those: may have been sent before
 	NoAddress   int  `json:"noAddress"`   // users who could not be told: no mail address
 	Refused     int  `json:"refused"`     // mails that the mail system will never take
+	Held        int  `json:"held"`        // to be sent when their tenant's quiet hours end
+	Skipped     int  `json:"skipped"`     // left out: the quiet hours do not end before the PIN does
 	Waiting     int  `json:"waiting"`     // left for the next sweep: their tenant's mail system does not answer
 	Postponed   int  `json:"postponed"`   // to be tried again later
 	Unannounced int  `json:"unannounced"` // of those expired: their users were not told as planned
@@ -82,6 +84,8 @@ func (r *Report) add(o Report) {
 	r.Repeated += o.Repeated
 	r.NoAddress += o.NoAddress
 	r.Refused += o.Refused
+	r.Held += o.Held
+	r.Skipped += o.Skipped
 	r.Waiting += o.Waiting
 	r.Postponed += o.Postponed
 	r.Unannounced += o.Unannounced
@@ -210,6 +214,9 @@ type office struct {
 	why      string      // then: why not
 	down     atomic.Bool // the mail system took nothing in this run
 	template mail.Template
+
+	quiet      bool // it is in the tenant's quiet hours, until:
+	quietUntil time.Time
 }
 
 // shard does what is due in one shard, oldest first, in pages. Items that fail
@@ -285,8 +292,23 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 						}
 					})
 				}
-			case o.sender == nil && d.User.Profile.Mail != "":
-				if done, err = r.Users.PostponeNotice(ctx, d.Tenant, actor, d.User, now.Add(wait), o.why); done {
+			case d.User.Profile.Mail == "":
+				if done, err = r.Users.SkipNotice(ctx, o.core, actor, d.User, user.ReasonNoAddress); done {
+					count(func(t *Report) { t.NoAddress++ })
+				}
+			case o.quiet:
+				var held bool
+				if held, done, err = r.Users.HoldNotice(ctx, o.core, actor, d.User, o.quietUntil); done {
+					count(func(t *Report) {
+						if held {
+							t.Held++
+						} else {
+							t.Skipped++
+						}
+					})
+				}
+			case o.sender == nil:
+				if done, err = r.Users.PostponeNotice(ctx, o.core, actor, d.User, now.Add(wait), o.why); done {
 					count(func(t *Report) { t.Postponed++ })
 				}
 			case o.down.Load(): // it stays due, and the next sweep tries again
@@ -294,7 +316,7 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 				count(func(t *Report) { t.Waiting++ })
 			default:
 				var u user.User
-				if u, done, err = r.Users.ClaimNotice(ctx, d.Tenant, d.User, lease); done {
+				if u, done, err = r.Users.ClaimNotice(ctx, o.core, actor, d.User, lease); done {
 					mu.Lock()
 					defer mu.Unlock()
 					claimed[d.Tenant] = append(claimed[d.Tenant], u)
@@ -320,10 +342,11 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 	defer cancelPage()
 	for id, users := range claimed {
 		g.Go(func() error {
-			deliveries := r.send(sending, r.office(ctx, id), users)
+			o := r.office(ctx, id)
+			deliveries := r.send(sending, o, users)
 			for i, u := range users {
 				d := deliveries[i]
-				marked, err := r.Users.MarkNotice(ctx, id, actor, u, d)
+				marked, err := r.Users.MarkNotice(ctx, o.core, actor, u, d)
 				if err != nil {
 					failed(user.Due{Tenant: id, User: u}, err)
 					continue
@@ -345,8 +368,6 @@ func (r *Report) delivered(d user.Delivery, claimed user.User, marked bool) {
 		if claimed.PIN.Notice.Repeated {
 			r.Repeated++
 		}
-	case d.State == user.NoticeSkipped:
-		r.NoAddress++
 	case d.State == user.NoticeFailed:
 		r.Refused++
 	default:
@@ -377,10 +398,6 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 	var messages []mail.Message
 	var of []int // whose message it is
 	for i, u := range users {
-		if u.Profile.Mail == "" {
-			deliveries[i] = user.Delivery{State: user.NoticeSkipped, Reason: "noAddress"}
-			continue
-		}
 		settings := o.core.Tenant.Settings
 		m, err := mail.Render(o.template, mail.PINExpiryValues{
 			PINExpiration: mail.FormatTime(u.PIN.ExpiresAt, settings.Location(), settings.Language),
@@ -455,6 +472,7 @@ func (r *run) open(ctx context.Context, o *office, id table.TenantID) (err error
 	if o.core, err = r.Tenants.Load(ctx, id); err != nil {
 		return err
 	}
+	o.quietUntil, o.quiet = o.core.Tenant.Settings.QuietUntil(r.Now())
 	refs := o.core.Tenant.Settings.ExpiryMail
 	switch {
 	case o.core.Tenant.Suspended:

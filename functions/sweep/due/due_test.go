@@ -28,7 +28,7 @@ import (
 func TestAnnouncedOnceThenDeleted(t *testing.T) {
 	w := newWorld(t, tabletest.New(t))
 	ada := w.user("ada")
-	w.user("bob", func(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 0, 0 })
+	w.user("bob", func(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 0, nil })
 	for _, step := range []struct {
 		at   time.Duration
 		want Report
@@ -628,7 +628,7 @@ func TestHangingMailServerStarvesNobody(t *testing.T) {
 		w.pass(time.Minute) // the others are due later
 		globex := w.core("globex")
 		over := globex
-		over.Policy.ExpirationHours, over.Policy.NotifyHoursBefore = 24, 0
+		over.Policy.ExpirationHours, over.Policy.NotifyHoursBefore = 24, nil
 		for i := range 40 {
 			w.userOf(globex, fmt.Sprint("bob", i), fmt.Sprintf("bob%d@globex.example", i))
 			w.userOf(over, fmt.Sprint("eve", i), "")

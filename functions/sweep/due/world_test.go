@@ -20,6 +20,7 @@ import (
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/pin"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/tabletest"
@@ -90,7 +91,7 @@ func (w *world) open(id table.TenantID) {
 		w.Fatal(err)
 	}
 	p := core.Policy.Policy
-	p.ExpirationHours, p.NotifyHoursBefore = 48, 24
+	p.ExpirationHours, p.NotifyHoursBefore = 48, pin.Hours{24}
 	if _, err := w.Tenants.ChangePolicy(w.Context(), admin, core, p); err != nil {
 		w.Fatal(err)
 	}
@@ -170,7 +171,7 @@ func (w *world) userOf(core tenant.Core, name, address string) user.User {
 }
 
 // silently lets PINs live a day and announces nothing.
-func silently(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 24, 0 }
+func silently(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 24, nil }
 
 func (w *world) reread(u user.User) user.User {
 	w.Helper()

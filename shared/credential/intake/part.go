@@ -306,7 +306,6 @@ func spread(es []*entry, work func(lane int, es []*entry) error) error {
 
 // lane decides rows of different cards.
 func (r *run) lane(ctx context.Context, lane int, es []*entry) error {
-	t := r.core.Tenant.ID
 	careful, attempts := r.careful || r.im.DryRun, 0
 	for todo := undecidedOf(es); len(todo) > 0; todo = undecidedOf(todo) {
 		batch := r.fit(todo)
@@ -326,7 +325,7 @@ func (r *run) lane(ctx context.Context, lane int, es []*entry) error {
 			}
 			continue
 		}
-		err := r.is.Credentials.RegisterAll(ctx, t, r.batch(batch, lane))
+		err := r.is.Credentials.RegisterAll(ctx, r.core, r.batch(batch, lane))
 		switch {
 		case err == nil:
 			for _, e := range batch {
@@ -355,7 +354,7 @@ func (r *run) fit(es []*entry) []*entry {
 	ops := 1 // the audit record
 	templates := map[string]bool{}
 	for i, e := range es {
-		more := credential.RegisterOps(r.core.Tenant.ID, e.is)
+		more := credential.RegisterOps(r.core, e.is)
 		if e.holder.field != "" {
 			more++
 		}
