@@ -164,15 +164,20 @@ func sesEntry(m Message) (entry types.BulkEmailEntry, size int, r Result) {
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // "<" as six characters would fill the call
 	if err := e.Encode(data); err != nil {
-		return entry, 0, Result{Refused, "message.build", "the message cannot be put into mail format"}
+		return entry, 0, Result{Outcome: Refused, Code: "message.build", Reason: "the message cannot be put into mail format"}
 	}
 	if b.Len() > maxData {
-		return entry, 0, Result{Refused, "message.tooLarge", "the message is larger than SES takes"}
+		return entry, 0, Result{Outcome: Refused, Code: "message.tooLarge", Reason: "the message is larger than SES takes"}
 	}
 	to, _ := ParseAddress(m.To) // check did so
 	text := b.String()
+	var tags []types.MessageTag
+	if tenant := string(m.Tenant); sesTagPattern.MatchString(tenant) && sesTagPattern.MatchString(m.User) {
+		tags = []types.MessageTag{{Name: aws.String(tagTenant), Value: &tenant}, {Name: aws.String(tagUser), Value: &m.User}}
+	}
 	return types.BulkEmailEntry{
-		Destination: &types.Destination{ToAddresses: []string{to.Address}},
+		ReplacementTags: tags,
+		Destination:     &types.Destination{ToAddresses: []string{to.Address}},
 		ReplacementEmailContent: &types.ReplacementEmailContent{
 			ReplacementTemplate: &types.ReplacementTemplate{ReplacementTemplateData: &text},
 		},
@@ -346,7 +351,7 @@ func sesResult(o Outcome, code string) Result {
 	if reason == "" {
 		reason = "SES answered " + code
 	}
-	return Result{o, "ses." + code, reason}
+	return Result{Outcome: o, Code: "ses." + code, Reason: reason}
 }
 
 func isThrottle(code string) bool {

@@ -74,6 +74,8 @@ func TestSESServer(t *testing.T) {
 	testserver.Need(t, err)
 	defer stop()
 	messages := sesMessages(120)
+	messages[119].Tenant, messages[119].User = "acme", "01M7YRRT80V63QXKKD6T5AR6KF"
+	messages[118].Tenant, messages[118].User = "acme", "a user/of another form"
 	messages[3].Text = `{{subject}} {{{html}}} "quoted" \ {{#if x}}`
 	messages[3].Subject = "{{text}}\r\nBcc: x@y.example"
 	messages[3].HTML = "<p>&lt;b&gt; {{text}}</p>"
@@ -89,9 +91,15 @@ func TestSESServer(t *testing.T) {
 	var body struct {
 		ConfigurationSetName string
 		FromEmailAddress     string
+		BulkEmailEntries     []struct {
+			ReplacementTags []struct{ Name, Value string }
+		}
 	}
 	if err := json.Unmarshal(transport.last, &body); err != nil || body.ConfigurationSetName != "set-1" || body.FromEmailAddress != "=?utf-8?q?Acm=C3=A9?= <pins@acme.example>" {
 		t.Errorf("call: %+v, %v", body, err)
+	}
+	if n := len(body.BulkEmailEntries); n != 20 || fmt.Sprint(body.BulkEmailEntries[n-1].ReplacementTags) != "[{pinward-tenant acme} {pinward-user 01M7YRRT80V63QXKKD6T5AR6KF}]" || body.BulkEmailEntries[n-2].ReplacementTags != nil {
+		t.Errorf("tags of the last two: %+v", body.BulkEmailEntries[n-2:])
 	}
 	mails, err := testserver.SESMails(endpoint)
 	if err != nil || len(mails) != 120 {

@@ -16,6 +16,8 @@ package table
 //	user's token    | t/<tenant>/token/<id>        | token              |                                               | authenticate
 //	user            | t/<tenant>/user/<id>         | user               | list: t/<tenant>/users/<shard>, <name>^A<id>   | get; list by name
 //	                |                              |                    | due: due/<shard>, <time>/<tenant>/<id>        | what the sweep has to do by now
+//	                |                              |                    | history: t/<tenant>/pins/<shard>, <time>/<id> | users whose PIN has expired, or will by a time
+//	undeliverable   | t/<tenant>/undeliverable/<s> | <id>               |                                               | users whose mail address does not work
 //	username        | t/<tenant>/username/<name>   | username           |                                               | user by name; names are unique
 //	external id     | t/<tenant>/external/<id>     | external           |                                               | user by external id; unique
 //	PIN lookup      | t/<tenant>/lookup/<tag>      | lookup             |                                               | user by PIN alone
@@ -53,6 +55,8 @@ package table
 //	trigger rule    | t/<tenant>                   | rule/<id>          |                                               | get, list
 //	event           | t/<tenant>/event/<id>        | event              | list: t/<tenant>/events/<shard>, <ulid>       | acted on once; list, newest first
 //	                |                              |                    | due: due/event/<shard>, <time>/<tenant>/<ulid>| events that rules have to act on still
+//	digest          | t/<tenant>                   | digest             | due: due/digest/<shard>, <time>/<tenant>      | when administrators are told next
+//	mail given up   | t/<tenant>/givenUp/<shard>   | <time>/<about>     |                                               | mails that reached nobody, by time
 //	first event     | t/<tenant>/first/<user>      | <type>             |                                               | which was a user's first event of a type
 //
 // Things of the installation itself live under the tenant Platform.
@@ -86,7 +90,7 @@ type Index string
 const (
 	IndexDue     Index = "due"     // what the sweep has to do, by time; of a tenant, what lacks a time
 	IndexList    Index = "list"    // things of a tenant in the order people read them
-	IndexHistory Index = "history" // audit records by subject
+	IndexHistory Index = "history" // audit records by subject; what belongs to something; users by their PIN's expiry
 )
 
 // Indexes lists them all.
@@ -104,6 +108,7 @@ const (
 	JobDueShards     = 4
 	OfflineDueShards = 4
 	EventDueShards   = 4
+	DigestDueShards  = 4
 )
 
 // Key names an item.
@@ -419,6 +424,33 @@ func DueBefore(shard int, at time.Time) Range {
 }
 
 func duePartition(shard int) string { return fmt.Sprintf("due/%02d", shard) }
+
+// UserPINExpiry files a user by when the PIN expires, or has.
+func UserPINExpiry(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexHistory, Key{t.sharded("pins", id), timeSort(at) + "/" + id}}
+}
+
+// UserPINsExpiring are the shards of the users whose PIN expires, or has expired, at from or
+// later, and before to, by that time.
+func UserPINsExpiring(t TenantID, from, to time.Time) []Range {
+	rs := t.shards("pins")
+	for i := range rs {
+		rs[i].index, rs[i].from, rs[i].to = IndexHistory, timeSort(from), timeSort(to)
+	}
+	return rs
+}
+
+// UndeliverableKey points to a user whose mail address does not work.
+func UndeliverableKey(t TenantID, id string) Key { return Key{t.sharded("undeliverable", id), id} }
+
+// Undeliverables are the shards of those pointers, by id.
+func Undeliverables(t TenantID) []Range {
+	rs := t.shards("undeliverable")
+	for i := range rs {
+		rs[i].index = ""
+	}
+	return rs
+}
 
 // UsernameKey holds a username for its user. name is folded.
 func UsernameKey(t TenantID, name string) Key { return Key{t.partition("username", name), "username"} }
@@ -751,6 +783,36 @@ func eventDue(shard int) string { return fmt.Sprintf("due/event/%d", shard) }
 // FirstEventKey tells which was a user's first event of a type.
 func FirstEventKey(t TenantID, user, kind string) Key {
 	return Key{t.partition("first", user), escape(kind)}
+}
+
+// DigestKey is when a tenant's administrators are told next of what has become of PINs.
+func DigestKey(t TenantID) Key { return Key{t.partition(), "digest"} }
+
+// DigestDue is when the sweep has to tell them.
+func DigestDue(t TenantID, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{digestDue(Shard(string(t), DigestDueShards)), timeSort(at) + "/" + string(t)}}
+}
+
+// DigestsDueBefore are the digests due at the given time or before in a shard, oldest first.
+func DigestsDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: digestDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func digestDue(shard int) string { return fmt.Sprintf("due/digest/%d", shard) }
+
+// GivenUpKey is a mail that reached nobody. about tells what it was about, and from others
+// about the same.
+func GivenUpKey(t TenantID, at time.Time, about string) Key {
+	return Key{t.sharded("givenUp", about), timeSort(at) + "/" + about}
+}
+
+// GivenUp are the shards of the mails that reached nobody since from, and before to, by time.
+func GivenUp(t TenantID, from, to time.Time) []Range {
+	rs := t.shards("givenUp")
+	for i := range rs {
+		rs[i].index, rs[i].from, rs[i].to = "", timeSort(from), timeSort(to)
+	}
+	return rs
 }
 
 func (t TenantID) sharded(what, id string) string {

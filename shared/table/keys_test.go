@@ -48,6 +48,10 @@ func TestKeys(t *testing.T) {
 	ranges("users", table.Users(acme, "ad")[0], table.Users(acme, "")[table.ListShards-1])
 	index("user due", table.UserDue(acme, "U", at))
 	ranges("due", table.DueBefore(3, at))
+	index("user's PIN expiry", table.UserPINExpiry(acme, "U", at))
+	ranges("users' PINs expiring", table.UserPINsExpiring(acme, at, at.Add(time.Hour))[1])
+	key("undeliverable", table.UndeliverableKey(acme, "U"))
+	ranges("undeliverables", table.Undeliverables(acme)[1])
 	key("username", table.UsernameKey(acme, "ada"))
 	key("external id", table.ExternalKey(acme, "a/b%c\x00d\x01\xff"))
 	key("lookup", table.LookupKey(acme, "1.tag"))
@@ -116,6 +120,11 @@ func TestKeys(t *testing.T) {
 	ranges("events", table.Events(acme)[1])
 	index("event due", table.EventDue(acme, "01A", at))
 	ranges("events due", table.EventsDueBefore(3, at))
+	key("digest", table.DigestKey(acme))
+	index("digest due", table.DigestDue(acme, at))
+	ranges("digests due", table.DigestsDueBefore(3, at))
+	key("given up", table.GivenUpKey(acme, at, "user/U/7"))
+	ranges("given up since", table.GivenUp(acme, at, at.Add(time.Hour))[1])
 	key("first event", table.FirstEventKey(acme, "U", "print-job.submitted"))
 
 	want := strings.Split(strings.TrimSpace(`
@@ -141,6 +150,10 @@ users: list "t/acme/users/0" from "ad" to "ae"
 users: list "t/acme/users/3" from "" to ""
 user due: due "due/00" "2030-01-31T07:05:07Z/acme/U"
 due: due "due/03" from "" to "2030-01-31T07:05:08Z"
+user's PIN expiry: history "t/acme/pins/0" "2030-01-31T07:05:07Z/U"
+users' PINs expiring: history "t/acme/pins/1" from "2030-01-31T07:05:07Z" to "2030-01-31T08:05:07Z"
+undeliverable: "t/acme/undeliverable/0" "U"
+undeliverables:  "t/acme/undeliverable/1" from "" to ""
 username: "t/acme/username/ada" "username"
 external id: "t/acme/external/a%2Fb%25c%00d%01%FF" "external"
 lookup: "t/acme/lookup/1.tag" "lookup"
@@ -212,6 +225,11 @@ event listed: list "t/acme/events/1" "01A"
 events: list "t/acme/events/1" from "" to ""
 event due: due "due/event/1" "2030-01-31T07:05:07Z/acme/01A"
 events due: due "due/event/3" from "" to "2030-01-31T07:05:08Z"
+digest: "t/acme" "digest"
+digest due: due "due/digest/3" "2030-01-31T07:05:07Z/acme"
+digests due: due "due/digest/3" from "" to "2030-01-31T07:05:08Z"
+given up: "t/acme/givenUp/0" "2030-01-31T07:05:07Z/user/U/7"
+given up since:  "t/acme/givenUp/1" from "2030-01-31T07:05:07Z" to "2030-01-31T08:05:07Z"
 first event: "t/acme/first/U" "print-job.submitted"
 `), "\n")
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -38,6 +38,7 @@ const (
 	CreateUser     Action = "users.create"
 	UpdateUser     Action = "users.update"
 	DeleteUser     Action = "users.delete"
+	ClearMail      Action = "users.clearMail" // let mails go again to an address that did not work
 	ReadPIN        Action = "pin.read"
 	SetPIN         Action = "pin.set"
 	GeneratePIN    Action = "pin.generate"
@@ -88,7 +89,7 @@ func May(r Role, a Action) Grant {
 		}
 	case RoleOperator:
 		switch a {
-		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser,
+		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser, ClearMail,
 			ReadPIN, SetPIN, GeneratePIN, DeletePIN, UnlockPIN,
 			ReadBridges, ReadCredentials, WriteCredentials, ReadCardTemplates,
 			ReadUnblock, ListUnblocks, StartUnblock, CancelUnblock, AnswerOffline, TellPUK:

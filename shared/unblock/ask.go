@@ -137,6 +137,9 @@ func (us *Unblocks) code(ctx context.Context, l loaded, v matter) (matter, maile
 	if holder.Profile.Mail == "" {
 		return v, mailed{}, fmt.Errorf("%w: no mail address is known that a code could be sent to; an operator can help", problem.ErrState)
 	}
+	if holder.Unreachable() != "" {
+		return v, mailed{}, fmt.Errorf("%w: mails to the address on record for the card's holder do not arrive (%s), so no code is sent there; have the address corrected, or ask an operator", problem.ErrState, holder.MailProblem.Kind)
+	}
 	n, err := rand.Int(us.Rand, big.NewInt(1_000_000))
 	if err != nil {
 		return v, mailed{}, fmt.Errorf("make a code: %w", err)
@@ -192,8 +195,19 @@ func (us *Unblocks) mailTo(ctx context.Context, l loaded, to user.User, template
 	if err != nil {
 		return mailed{}, err
 	}
-	m.ID, m.To = id, to.Profile.Mail
+	m.ID, m.To, m.Tenant, m.User = id, to.Profile.Mail, store.Tenant, to.ID
 	return mailed{sender, m}, nil
+}
+
+// noMailbox marks the address of a holder if a mail was refused because there is none.
+func (us *Unblocks) noMailbox(ctx context.Context, l loaded, m mail.Message, r mail.Result) {
+	if !r.NoMailbox {
+		return
+	}
+	_, err := us.Users.MailFailed(ctx, l.core, system, m.User, m.To, us.Now(), user.MailProblem{Kind: user.MailboxRefused, At: us.Now(), Code: r.Code})
+	if err != nil { // the next mail finds it out again
+		us.Log.WarnContext(ctx, "address of a holder not marked", "user", m.User, "cause", err)
+	}
 }
 
 // mail sends the code. If it was certainly not taken the operation is over.
@@ -204,6 +218,7 @@ func (us *Unblocks) mail(ctx context.Context, l loaded, op Operation, m mailed) 
 	if result.Outcome == mail.Accepted || result.Outcome == mail.Unknown {
 		return op, nil
 	}
+	us.noMailbox(ctx, l, m.message, result)
 	us.Log.WarnContext(ctx, "code not mailed", "operation", op.ID, "code", result.Code)
 	op, _, err := us.step(ctx, l.core, system, op.ID, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
 		return m.end(v, Failed, ReasonMail), nil, nil

@@ -231,8 +231,8 @@ func (us *Unblocks) mailHolder(ctx context.Context, l loaded, cred credential.Cr
 		return NoticeSkipped, "noHolder"
 	case err != nil:
 		return NoticePlanned, "internal"
-	case holder.Profile.Mail == "":
-		return NoticeSkipped, "noAddress"
+	case holder.Unreachable() != "":
+		return NoticeSkipped, holder.Unreachable()
 	case l.template.Messaging == "":
 		return NoticeSkipped, "noMessaging"
 	}
@@ -247,6 +247,7 @@ func (us *Unblocks) mailHolder(ctx context.Context, l loaded, cred credential.Cr
 	case mail.Accepted:
 		return NoticeSent, ""
 	case mail.Refused:
+		us.noMailbox(ctx, l, m.message, r)
 		return NoticeFailed, r.Code
 	default:
 		return NoticePlanned, r.Code

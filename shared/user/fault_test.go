@@ -120,6 +120,22 @@ var operations = []struct {
 			return err
 		},
 		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.State == NoticeSkipped }},
+	{"MailFailed", nil,
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.MailFailed(ctx, w.core, sweep, ada.ID, ada.Profile.Mail, w.Now(), MailProblem{Kind: MailBounced, At: w.Now(), Code: "x"})
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).MailProblem.Kind == MailBounced }},
+	{"ClearMailProblem",
+		func(w *world, ada User) User {
+			must(w.MailFailed(w.Context(), w.core, sweep, ada.ID, ada.Profile.Mail, w.Now(), MailProblem{Kind: MailBounced, At: w.Now(), Code: "x"}))(w)
+			return ada
+		},
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.ClearMailProblem(ctx, w.core, admin, ada.ID)
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).Unreachable() == "" }},
 	{"MarkNotice",
 		func(w *world, ada User) User {
 			w.pass(24 * time.Hour)

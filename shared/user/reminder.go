@@ -36,6 +36,20 @@ func (p PIN) dueAt() (time.Time, bool) {
 	return p.ExpiresAt, true
 }
 
+// filedAt is the time by which users are found whose PIN expires, or has expired since; false
+// for a PIN that does not, or was deleted.
+func (p PIN) filedAt() (time.Time, bool) {
+	at := p.ExpiresAt
+	switch {
+	case p.verifier != "":
+	case p.Deleted != string(Expired):
+		return time.Time{}, false
+	case at.IsZero() || p.DeletedAt.Before(at): // before its time
+		at = p.DeletedAt
+	}
+	return at, !at.IsZero()
+}
+
 // remind plans the reminders of a new PIN whose expiry is fixed. Those whose time is past
 // are left out.
 func (p *PIN) remind(core tenant.Core, now time.Time) {
@@ -202,6 +216,8 @@ type Delivery struct {
 	Reason string      // coded
 	// Unknown: the mail system may have accepted the mail, its answer was lost.
 	Unknown bool
+	// NoMailbox: the mail system says that there is no mailbox of this address.
+	NoMailbox bool
 }
 
 // close notes what came of the reminder, and plans the one that comes after it. It returns
@@ -241,7 +257,11 @@ func (us *Users) MarkNotice(ctx context.Context, core tenant.Core, by audit.Acto
 			d.State, d.At = NoticePlanned, us.Now().UTC().Truncate(time.Second)
 		}
 		record := d.notice(by, us.close(core, &u, d))
-		done, err := us.recordDue(ctx, core.Tenant.ID, u, write{}, record)
+		var w write
+		if d.NoMailbox && u.Profile.Mail == claimed.Profile.Mail {
+			w.add(us.spoil(ctx, core, by, &u, MailProblem{MailboxRefused, us.Now(), d.Reason})...)
+		}
+		done, err := us.recordDue(ctx, core.Tenant.ID, u, w, record)
 		if done || err != nil {
 			return done, err
 		}

@@ -25,6 +25,9 @@ type User struct {
 	Profile Profile
 	PIN     PIN
 
+	MailProblem MailProblem // why nothing is mailed to Profile.Mail
+	MailSince   time.Time   // when that was set, or its problem cleared
+
 	CreatedAt time.Time
 	UpdatedAt time.Time // of profile or PIN
 	Version   int64
@@ -193,6 +196,15 @@ type stored struct {
 	CreatedAt   time.Time      `json:"createdAt"`
 	UpdatedAt   time.Time      `json:"updatedAt"`
 	PIN         storedPIN      `json:"pin,omitzero"`
+
+	MailProblem storedMailProblem `json:"mailProblem,omitzero"`
+	MailSince   time.Time         `json:"MailSince,omitzero"`
+}
+
+type storedMailProblem struct {
+	Kind MailProblemKind `json:"kind"`
+	At   time.Time       `json:"at"`
+	Code string          `json:"code,omitempty"`
 }
 
 type storedPIN struct {
@@ -248,6 +260,9 @@ func (r userRecord) Item() (table.Item, error) {
 	if at, ok := u.dueAt(); ok {
 		item.Indexes = append(item.Indexes, table.UserDue(r.tenant, u.ID, at))
 	}
+	if at, ok := p.filedAt(); ok {
+		item.Indexes = append(item.Indexes, table.UserPINExpiry(r.tenant, u.ID, at))
+	}
 	var err error
 	item.Data, err = json.Marshal(stored{
 		r.tenant, u.ID,
@@ -255,6 +270,7 @@ func (r userRecord) Item() (table.Item, error) {
 		u.CreatedAt, u.UpdatedAt,
 		storedPIN{p.SetAt, p.By.Kind, p.By.ID, p.By.Name, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, storedNotice(p.Notice),
 			p.Reminders, p.NotifiedAt, p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history},
+		storedMailProblem(u.MailProblem), u.MailSince,
 	})
 	return item, err
 }
@@ -276,6 +292,7 @@ func decodeDue(item table.Item) (table.TenantID, User, error) {
 		Profile: Profile{s.Username, s.DisplayName, s.Mail, s.Phone, s.StaffNumber, s.ExternalID, s.Groups},
 		PIN: PIN{p.SetAt, audit.Actor{Kind: p.ByKind, ID: p.ByID, Name: p.ByName}, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, Notice(p.Notice),
 			p.Reminders, p.NotifiedAt, p.DeletedAt, p.Deleted, p.Verifier, p.Lookup, p.History},
+		MailProblem: MailProblem(s.MailProblem), MailSince: s.MailSince,
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
 	}, nil
 }

@@ -176,9 +176,8 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 	}
 	now := us.Now().UTC().Truncate(time.Second)
 	u.UpdatedAt = now
-	if n := &u.PIN.Notice; old.Profile.Mail != u.Profile.Mail && (n.State == NoticeSkipped || n.State == NoticeFailed) && u.PIN.State(now) == IsSet {
-		// There was nowhere to send it, or it came back; now there may be.
-		*n = Notice{Hours: n.Hours, State: NoticePlanned, At: now, Told: n.Told}
+	if old.Version != 0 && old.Profile.Mail != u.Profile.Mail {
+		w.add(u.fresh(t, now)...)
 	}
 	w.add(table.Put(userRecord{t, *u}, table.After(old.Version)), us.Audit.Op(ctx, t, record))
 	if was, is := Fold(old.Profile.Username), Fold(u.Profile.Username); was != is || old.Version == 0 {
@@ -307,6 +306,9 @@ func (us *Users) Delete(ctx context.Context, core tenant.Core, by audit.Actor, i
 		}
 		if u.Profile.Mail != "" {
 			w.add(table.Delete(table.MailKey(t, foldMail(u.Profile.Mail), id), table.Whatever()))
+		}
+		if u.MailProblem != (MailProblem{}) {
+			w.add(table.Delete(table.UndeliverableKey(t, id), table.Whatever()))
 		}
 		if u.PIN.lookup != "" {
 			w.add(table.Delete(table.LookupKey(t, u.PIN.lookup), table.Whatever()))

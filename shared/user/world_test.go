@@ -242,6 +242,9 @@ func (w *world) check(names, pins []string) {
 		if u.PIN.lookup != "" {
 			w.holds(table.LookupKey(acme, u.PIN.lookup), u, true)
 		}
+		if _, err := w.Table.Get(ctx, table.UndeliverableKey(acme, u.ID)); (err == nil) != (u.MailProblem != MailProblem{}) {
+			w.Errorf("%s has the mail problem %+v, and a pointer: %v", u.Profile.Username, u.MailProblem, err)
+		}
 		if at, ok := u.dueAt(); ok {
 			due[table.UserDue(acme, u.ID, at).Sort()] = true
 		}

@@ -47,6 +47,7 @@ create-user           -         yes    yes       -         -      -       -     
 get-user              -         yes    yes       yes       -      -       yes   404
 update-user           -         yes    yes       -         -      -       yes   404
 delete-user           -         yes    -         -         -      -       -     -
+clear-mail-problem    -         yes    yes       -         -      -       -     -
 
 get-pin               -         yes    yes       yes       -      -       yes   404
 set-pin               -         yes    yes       -         -      -       yes   404

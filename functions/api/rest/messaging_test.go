@@ -1,6 +1,7 @@
 package rest_test
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -9,10 +10,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pinward/pinward/shared/mail"
-
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/infra/testserver"
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/user"
 )
 
 // TestSMTP makes a configuration and sends test mails with it.
@@ -303,6 +306,52 @@ func TestReminderSettings(t *testing.T) {
 		f.call("GET", "/v1/settings", f.key, nil).want(200).decode(&got)
 		if diff := cmp.Diff(want, got.QuietHours); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
+		}
+	}
+}
+
+// TestMailProblem shows that an address that does not work is told of its user, who is listed
+// for it until it is cleared.
+func TestMailProblem(t *testing.T) {
+	f := newFixture(t)
+	id, other := f.user(f.key, ""), f.user(f.key, "")
+	type body struct {
+		ID          string
+		Mail        string
+		MailProblem *struct{ Kind, Code string }
+	}
+	var u body
+	f.call("PATCH", "/v1/users/"+id, f.key, object{"mail": "ada@acme.example"}).want(200).decode(&u)
+	now := f.clock.Now()
+	users := user.Users{Table: f.table, Audit: audit.Log{Now: f.clock.Now, Rand: rand.Reader}, Now: f.clock.Now, Rand: rand.Reader}
+	failed := user.MailProblem{Kind: user.MailComplaint, At: now, Code: "ses.complaint.abuse"}
+	core := tenant.Core{Tenant: tenant.Tenant{ID: "acme"}}
+	if done, err := users.MailFailed(t.Context(), core, audit.Actor{Kind: audit.System}, id, "ada@acme.example", now.Add(time.Second), failed); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	listed := func() (ids []string) {
+		var list struct{ Items []body }
+		f.call("GET", "/v1/users?undeliverable=true", f.key, nil).want(200).decode(&list)
+		for _, u := range list.Items {
+			ids = append(ids, u.ID)
+		}
+		return ids
+	}
+	f.call("GET", "/v1/users/"+id, f.key, nil).want(200).decode(&u)
+	if u.MailProblem == nil || u.MailProblem.Kind != "complaint" || u.MailProblem.Code != "ses.complaint.abuse" {
+		t.Errorf("%+v", u.MailProblem)
+	}
+	if diff := cmp.Diff([]string{id}, listed()); diff != "" {
+		t.Errorf("listed (-want +got):\n%s", diff)
+	}
+	f.call("GET", "/v1/users?undeliverable=true&prefix=a", f.key, nil).want(422)
+	f.call("DELETE", "/v1/users/"+other+"/mail-problem", f.key, nil).want(200)
+	f.call("DELETE", "/v1/users/01ARZ3NDEKTSV4RRFFQ69G5FAV/mail-problem", f.key, nil).want(404)
+	for range 2 {
+		u.MailProblem = nil
+		f.call("DELETE", "/v1/users/"+id+"/mail-problem", f.key, nil).want(200).decode(&u)
+		if u.MailProblem != nil || len(listed()) != 0 {
+			t.Errorf("cleared: %+v, listed %q", u.MailProblem, listed())
 		}
 	}
 }

@@ -246,6 +246,8 @@ func (r *cardRun) take(ctx context.Context, now time.Time, d credential.Due, cou
 		return skip(credential.ReasonNoHolder)
 	case k.to == "":
 		return skip(credential.ReasonNoAddress)
+	case c.Notice.Kind != credential.NoticeOperators && k.holder.Unreachable() != "":
+		return skip(k.holder.Unreachable())
 	case k.counter.office.quiet && c.Notice.Kind == credential.NoticeReminder && !k.counter.office.quietUntil.Before(c.PINExpiresAt):
 		return skip(credential.ReasonQuietHours) // the mail that it has expired comes after
 	case k.counter.office.quiet:
@@ -287,6 +289,9 @@ func (r *cardRun) send(ctx context.Context, p *system, claims []claim) []credent
 			continue
 		}
 		m.ID, m.To = k.credential.MessageID(), k.to
+		if k.to == k.holder.Profile.Mail {
+			m.Tenant, m.User = k.counter.office.core.Tenant.ID, k.holder.ID
+		}
 		messages, of = append(messages, m), append(of, i)
 	}
 	for j, result := range post(ctx, p.sender, &p.down, messages) {
@@ -296,6 +301,12 @@ func (r *cardRun) send(ctx context.Context, p *system, claims []claim) []credent
 			deliveries[i] = credential.Delivery{State: credential.NoticeSent}
 		case mail.Refused:
 			deliveries[i] = credential.Delivery{State: credential.NoticeFailed, Reason: result.Code}
+			if m := messages[j]; result.NoMailbox && m.User != "" {
+				_, err := r.Users.MailFailed(ctx, claims[i].counter.office.core, actor, m.User, m.To, r.Now(), user.MailProblem{Kind: user.MailboxRefused, At: r.Now(), Code: result.Code})
+				if err != nil { // the next mail finds it out again
+					r.Log.WarnContext(ctx, "sweep cannot mark an address", "tenant", m.Tenant, "user", m.User, "cause", err)
+				}
+			}
 		default:
 			deliveries[i] = postpone(claims[i], result.Code, result.Outcome == mail.Unknown)
 		}

@@ -62,7 +62,7 @@ type Report struct {
 	NoAddress   int  `json:"noAddress"`   // users who could not be told: no mail address
 	Refused     int  `json:"refused"`     // mails that the mail system will never take
 	Held        int  `json:"held"`        // to be sent when their tenant's quiet hours end
-	Skipped     int  `json:"skipped"`     // left out: the quiet hours do not end before the PIN does
+	Skipped     int  `json:"skipped"`     // left out: the address is known not to work, or the quiet hours do not end before the PIN does
 	Waiting     int  `json:"waiting"`     // left for the next sweep: their tenant's mail system does not answer
 	Postponed   int  `json:"postponed"`   // to be tried again later
 	Unannounced int  `json:"unannounced"` // of those expired: their users were not told as planned
@@ -292,9 +292,15 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 						}
 					})
 				}
-			case d.User.Profile.Mail == "":
-				if done, err = r.Users.SkipNotice(ctx, o.core, actor, d.User, user.ReasonNoAddress); done {
-					count(func(t *Report) { t.NoAddress++ })
+			case d.User.Unreachable() != "":
+				if done, err = r.Users.SkipNotice(ctx, o.core, actor, d.User, d.User.Unreachable()); done {
+					count(func(t *Report) {
+						if d.User.Profile.Mail == "" {
+							t.NoAddress++
+						} else {
+							t.Skipped++
+						}
+					})
 				}
 			case o.quiet:
 				var held bool
@@ -409,7 +415,7 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 			deliveries[i] = postpone(u, "template", false)
 			continue
 		}
-		m.ID, m.To = u.MessageID(), u.Profile.Mail
+		m.ID, m.To, m.Tenant, m.User = u.MessageID(), u.Profile.Mail, o.core.Tenant.ID, u.ID
 		messages, of = append(messages, m), append(of, i)
 	}
 	for j, result := range post(ctx, o.sender, &o.down, messages) {
@@ -418,7 +424,7 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 		case mail.Accepted:
 			deliveries[i] = user.Delivery{State: user.NoticeSent}
 		case mail.Refused:
-			deliveries[i] = user.Delivery{State: user.NoticeFailed, Reason: result.Code}
+			deliveries[i] = user.Delivery{State: user.NoticeFailed, Reason: result.Code, NoMailbox: result.NoMailbox}
 		default:
 			deliveries[i] = postpone(users[i], result.Code, result.Outcome == mail.Unknown)
 		}

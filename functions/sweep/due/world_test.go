@@ -336,3 +336,19 @@ func (m *mortal) Query(ctx context.Context, r table.Range) (page table.Page, err
 func (m *mortal) Write(ctx context.Context, ops ...table.Op) error {
 	return m.run(func() error { return m.Table.Write(ctx, ops...) })
 }
+
+// witness is a mail system that takes everything and notes whose it was.
+type witness struct {
+	whose    []string
+	messages []mail.Message
+}
+
+func (s *witness) Send(_ context.Context, messages []mail.Message) []mail.Result {
+	results := make([]mail.Result, len(messages))
+	for i, m := range messages {
+		s.whose = append(s.whose, string(m.Tenant)+"/"+m.User)
+		s.messages = append(s.messages, m)
+		results[i] = mail.Result{Outcome: mail.Accepted}
+	}
+	return results
+}
