@@ -8,7 +8,10 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
@@ -184,7 +187,7 @@ func (cs *Credentials) SkipNotice(ctx context.Context, core tenant.Core, by audi
 	}
 	c := was
 	records := c.current(cs.Now())
-	ops := cs.expiry(ctx, core, was, &c, true) // of the notice there is, before the next one is planned
+	ops := append(cs.giveUp(core.Tenant.ID, c, NoticeSkipped, reason), cs.expiry(ctx, core, was, &c, true)...) // of the notice there is, before the next one is planned
 	record := c.close(Delivery{State: NoticeSkipped, Reason: reason}, tmpl, cs.Now())
 	return cs.writeDue(ctx, core, by, was, c, append(records, record), ops)
 }
@@ -221,6 +224,48 @@ func (c *Credential) close(d Delivery, tmpl Template, now time.Time) audit.Recor
 	return record
 }
 
+// giveUp records, for those who administer, that a notice reached nobody who was to have it.
+func (cs *Credentials) giveUp(t table.TenantID, c Credential, state NoticeState, reason string) []table.Op {
+	if state != NoticeFailed && (state != NoticeSkipped || reason != ReasonNoAddress && reason != ReasonQuietHours) {
+		return nil
+	}
+	return []table.Op{mail.GiveUp(t, fmt.Sprintf("credential/%s/%d", c.ID, c.Version+1), mail.GivenUp{At: cs.Now().UTC().Truncate(time.Second), Name: c.Name(), Card: true, Reason: reason})}
+}
+
+// PINsExpiring returns the credentials whose PIN expires, or has expired, at from or later
+// and before to: up to limit of them, by that time, how many there are, and whether there are
+// more than were counted. Those retired are left out.
+func (cs *Credentials) PINsExpiring(ctx context.Context, t table.TenantID, from, to time.Time, limit int) (some []Credential, total int, more bool, _ error) {
+	page, next, err := table.Merge(ctx, cs.Table, table.CredentialsExpiring(t, from, to), table.MaxLimit, "")
+	if err != nil {
+		return nil, 0, false, fmt.Errorf("list cards by their PINs' expiry: %w", err)
+	}
+	found := make([]Credential, min(len(page.Items), limit))
+	var g errgroup.Group
+	g.SetLimit(8)
+	for i := range found {
+		g.Go(func() (err error) {
+			var p storedPointer
+			if err := page.Items[i].Decode(&p); err != nil {
+				return err
+			}
+			if found[i], err = cs.Get(ctx, t, p.ID); errors.Is(err, problem.ErrNotFound) {
+				return nil // deleted since
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, 0, false, err
+	}
+	for _, c := range found {
+		if c.ID != "" {
+			some = append(some, c)
+		}
+	}
+	return some, len(page.Items), next != "", nil
+}
+
 // MarkNotice records what came of a claimed notice, and plans the next one. If the PIN was
 // changed meanwhile there is nothing to mark, and it returns false.
 func (cs *Credentials) MarkNotice(ctx context.Context, core tenant.Core, by audit.Actor, claimed Credential, tmpl Template, d Delivery) (bool, error) {
@@ -235,8 +280,9 @@ func (cs *Credentials) MarkNotice(ctx context.Context, core tenant.Core, by audi
 			// It failed for somebody who does not hold the card any more.
 			d.State, d.At = NoticePlanned, cs.Now().UTC().Truncate(time.Second)
 		}
+		given := cs.giveUp(core.Tenant.ID, c, d.State, d.Reason)
 		record := c.close(d, tmpl, cs.Now())
-		done, err := cs.writeDue(ctx, core, by, was, c, []audit.Record{record}, nil)
+		done, err := cs.writeDue(ctx, core, by, was, c, []audit.Record{record}, given)
 		if done || err != nil {
 			return done, err
 		}

@@ -21,6 +21,7 @@ const (
 	CardPINExpiry  TemplateKind = CardPINExpiryID  // a card's PIN is about to expire
 	CardPINExpired TemplateKind = CardPINExpiredID // it has; to its holder, or to operators
 	OfflineAnswer  TemplateKind = OfflineAnswerID  // a code that unblocks a card without a connection was given out
+	Digest         TemplateKind = DigestID         // what administrators are told of a day
 )
 
 // codeVariable is the one variable that is a secret. Mails that have it are for telling
@@ -38,6 +39,7 @@ var kinds = []struct {
 	{CardPINExpiry, []string{"pinExpiration", "days", "username", "customer-name", "card"}},
 	{CardPINExpired, []string{"pinExpiration", "username", "customer-name", "card"}},
 	{OfflineAnswer, []string{"username", "customer-name", "card", "time", "by"}},
+	{Digest, []string{"customer-name", "since", "expiring-count", "expiring", "expired-count", "expired", "undeliverable-count", "undeliverable", "given-up-count", "given-up"}},
 }
 
 // TemplateKinds lists them all.

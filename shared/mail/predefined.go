@@ -12,6 +12,7 @@ const (
 	CardPINExpiryID  = "card-pin-expiry"
 	CardPINExpiredID = "card-pin-expired"
 	OfflineAnswerID  = "offline-answer"
+	DigestID         = "digest"
 )
 
 // predefinedTexts are named <kind>.<language>.txt and .html.
@@ -45,6 +46,10 @@ var predefinedTitles = map[TemplateKind]map[string]title{
 	OfflineAnswer: {
 		"en": {"Offline unblock code", "An unblock code was given out for your card for {{customer-name}}"},
 		"de": {"Entsperrcode am Telefon", "Für Ihre Karte für {{customer-name}} wurde ein Entsperrcode ausgegeben"},
+	},
+	Digest: {
+		"en": {"Digest for administrators", "PINs for {{customer-name}}: {{expiring-count}} expire within a week, {{expired-count}} have expired"},
+		"de": {"Überblick für die Administration", "PINs für {{customer-name}}: {{expiring-count}} laufen in einer Woche ab, {{expired-count}} sind abgelaufen"},
 	},
 }
 

@@ -35,7 +35,7 @@ func (t Template) Validate() error {
 		vs.Add("id", "id", "must be 1 to 100 letters, digits, dots, dashes or underscores")
 	}
 	if t.Kind.Variables() == nil {
-		vs.Add("kind", "kind", "must be pin-expiry, unblock-code, pin-reset, card-pin-expiry, card-pin-expired or offline-answer")
+		vs.Add("kind", "kind", "must be pin-expiry, unblock-code, pin-reset, card-pin-expiry, card-pin-expired, offline-answer or digest")
 		return vs.Err() // without a kind, no variable is right
 	}
 	if of := TemplateKind(t.ID); of.Variables() != nil && of != t.Kind {
@@ -153,7 +153,7 @@ func variablesInTextOnly(source string) bool {
 // Render returns the mail for a person, without ID and To. The template is a
 // valid one, and values of another kind than its are an error, and so is a
 // variable that it uses and that has no value. Values are put on one line,
-// HTML-escaped in the HTML part only, and never read as mustache. A subject of
+// but for the lists of a digest, HTML-escaped in the HTML part only, and never read as mustache. A subject of
 // more than 200 characters is cut.
 func Render(t Template, values Values) (Message, error) {
 	if t.Kind != values.kind() {
@@ -161,6 +161,9 @@ func Render(t Template, values Values) (Message, error) {
 	}
 	variables := values.variables()
 	for name, value := range variables {
+		if t.Kind == Digest { // the lines of a list are so already
+			continue
+		}
 		variables[name] = oneLine(value)
 	}
 	var out [3]string

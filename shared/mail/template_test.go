@@ -162,6 +162,7 @@ var examples = map[TemplateKind]Values{
 	CardPINExpiry:  CardPINExpiryValues{"SOON", 7, "ada", "Acme & Söhne", "PIV 4F2A"},
 	CardPINExpired: CardPINExpiredValues{"TODAY", "ada", "Acme & Söhne", "PIV 4F2A"},
 	OfflineAnswer:  OfflineAnswerValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace"},
+	Digest:         DigestValues{"Acme & Söhne", "YESTERDAY", "de", DigestList{5, false, []string{"ada\n1", "bob"}}, DigestList{1000, true, []string{"eve"}}, DigestList{}, DigestList{1, false, []string{"card"}}},
 }
 
 // Each variable of a kind has a value, and a template takes those of its kind only.
@@ -176,6 +177,8 @@ func TestRenderKinds(t *testing.T) {
 			CardPINExpiry:  "pinExpiration|days|username|customer-name|card|SOON, 7, ada, Acme & Söhne, PIV 4F2A",
 			CardPINExpired: "pinExpiration|username|customer-name|card|TODAY, ada, Acme & Söhne, PIV 4F2A",
 			OfflineAnswer:  "username|customer-name|card|time|by|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace",
+			Digest: "customer-name|since|expiring-count|expiring|expired-count|expired|undeliverable-count|undeliverable|given-up-count|given-up|" +
+				"Acme & Söhne, YESTERDAY, 5, ada 1\nbob\nund 3 weitere, 1000+, eve\nund 999+ weitere, 0, –, 1, card",
 		}[kind]
 		if m, err := Render(tmpl, examples[kind]); err != nil || m.Text != want {
 			t.Errorf("%s: %q, %v; want %q", kind, m.Text, err, want)

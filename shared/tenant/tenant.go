@@ -53,6 +53,7 @@ type Settings struct {
 	PINOnlyLogin bool           // PINs are unique within the tenant, and identify
 	ExpiryMail   ExpiryMailRefs // how a PIN's expiry is announced
 	Quiet        QuietHours     // when it is not
+	Digest       DigestSettings
 
 	SupportFunctions bool        // what repairs many things at once is open to administrators
 	AfterImport      SanityCheck // of what an import brought
@@ -114,6 +115,7 @@ func (s Settings) Validate() error {
 		vs.Add("unknown", "language", "is not a BCP 47 language tag such as en or de-AT")
 	}
 	s.Quiet.validate(&vs)
+	s.Digest.validate(&vs)
 	c := s.AfterImport
 	if c.On && !s.SupportFunctions {
 		vs.Add("inconsistent", "sanityCheckAfterImport", "is a support function; turn on supportFunctions too")
@@ -154,7 +156,14 @@ type storedTenant struct {
 	SupportFunctions bool              `json:"supportFunctions,omitempty"`
 	AfterImport      storedSanityCheck `json:"sanityCheckAfterImport,omitzero"`
 
-	Quiet storedQuietHours `json:"quietHours,omitzero"`
+	Quiet  storedQuietHours      `json:"quietHours,omitzero"`
+	Digest *storedDigestSettings `json:"digest,omitempty"`
+}
+
+type storedDigestSettings struct {
+	Recipients []string       `json:"recipients,omitempty"`
+	Hour       int            `json:"hour"`
+	Days       []time.Weekday `json:"days,omitempty"`
 }
 
 // storedQuietHours has times in minutes since midnight.
@@ -177,9 +186,14 @@ type storedSanityCheck struct {
 // Item implements table.Record.
 func (t Tenant) Item() (table.Item, error) {
 	s := t.Settings
+	var digest *storedDigestSettings
+	if s.Digest.on() || s.Digest.Hour != 0 || len(s.Digest.Days) > 0 {
+		d := storedDigestSettings(s.Digest)
+		digest = &d
+	}
 	data, err := json.Marshal(storedTenant{t.ID, t.Suspended, t.CreatedAt, s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, s.ExpiryMail.Messaging, s.ExpiryMail.Template,
 		s.SupportFunctions, storedSanityCheck(s.AfterImport),
-		storedQuietHours{int(s.Quiet.From / time.Minute), int(s.Quiet.To / time.Minute), s.Quiet.DaysOff}})
+		storedQuietHours{int(s.Quiet.From / time.Minute), int(s.Quiet.To / time.Minute), s.Quiet.DaysOff}, digest})
 	return table.Item{Key: table.TenantKey(t.ID), Indexes: []table.IndexKey{table.TenantListed(t.ID)}, Data: data}, err
 }
 
@@ -188,10 +202,15 @@ func decodeTenant(item table.Item) (Tenant, error) {
 	if err := item.Decode(&s); err != nil {
 		return Tenant{}, err
 	}
+	var digest DigestSettings
+	if s.Digest != nil {
+		digest = DigestSettings(*s.Digest)
+	}
 	return Tenant{ID: s.ID, Suspended: s.Suspended, CreatedAt: s.CreatedAt, Version: item.Version, Settings: Settings{
 		DisplayName: s.DisplayName, TimeZone: s.TimeZone, Language: s.Language, PINOnlyLogin: s.PINOnlyLogin,
 		ExpiryMail:       ExpiryMailRefs{s.Messaging, s.Template},
 		Quiet:            QuietHours{time.Duration(s.Quiet.From) * time.Minute, time.Duration(s.Quiet.To) * time.Minute, s.Quiet.DaysOff},
+		Digest:           digest,
 		SupportFunctions: s.SupportFunctions, AfterImport: SanityCheck(s.AfterImport),
 	}}, nil
 }
@@ -336,10 +355,14 @@ func (ts *Tenants) ChangeSettings(ctx context.Context, by audit.Actor, core Core
 	if err := s.Validate(); err != nil {
 		return Tenant{}, err
 	}
+	digest, err := ts.digestOps(ctx, t.ID, core.Tenant.Settings, s)
+	if err != nil {
+		return Tenant{}, err
+	}
 	ops := append([]table.Op{
 		table.Put(t, table.IfVersion(t.Version)),
 		ts.Audit.Op(ctx, t.ID, audit.Record{Actor: by, Action: "settings.changed", Subject: "settings", Outcome: audit.Done}),
-	}, checks...)
+	}, append(digest, checks...)...)
 	if err := ts.Table.Write(ctx, ops...); err != nil {
 		return Tenant{}, fmt.Errorf("change settings: %w", err)
 	}

@@ -58,6 +58,7 @@ func (us *Users) ExpirePIN(ctx context.Context, core tenant.Core, by audit.Actor
 	if n := &u.PIN.Notice; n.open() {
 		n.State, n.At, n.Reason = NoticeFailed, us.Now().UTC().Truncate(time.Second), ReasonExpiredFirst
 		details = map[string]string{"unannounced": "true"}
+		w.add(us.giveUp(core.Tenant.ID, u, n.State, n.Reason)...)
 	}
 	us.takeAway(core, &u, &w, "expired")
 	w.add(us.pinExpired(ctx, core, u)...)

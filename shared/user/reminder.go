@@ -11,7 +11,9 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/event"
+	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
 )
 
@@ -36,9 +38,9 @@ func (p PIN) dueAt() (time.Time, bool) {
 	return p.ExpiresAt, true
 }
 
-// filedAt is the time by which users are found whose PIN expires, or has expired since; false
+// FiledAt is the time by which users are found whose PIN expires, or has expired since; false
 // for a PIN that does not, or was deleted.
-func (p PIN) filedAt() (time.Time, bool) {
+func (p PIN) FiledAt() (time.Time, bool) {
 	at := p.ExpiresAt
 	switch {
 	case p.verifier != "":
@@ -199,6 +201,7 @@ func (us *Users) SkipNotice(ctx context.Context, core tenant.Core, by audit.Acto
 	}
 	us.tell(ctx, core, &u, &w)
 	d := Delivery{State: NoticeSkipped, Reason: reason}
+	w.add(us.giveUp(core.Tenant.ID, u, d.State, reason)...)
 	record := d.notice(by, us.close(core, &u, d))
 	return us.recordDue(ctx, core.Tenant.ID, u, w, record)
 }
@@ -244,6 +247,33 @@ func (us *Users) close(core tenant.Core, u *User, d Delivery) map[string]string 
 	return details
 }
 
+// giveUp records, for those who administer, that a reminder reached nobody. That the address
+// does not work they are told of the address.
+func (us *Users) giveUp(t table.TenantID, u User, state NoticeState, reason string) []table.Op {
+	if state != NoticeFailed && (state != NoticeSkipped || reason == ReasonUndeliverable) {
+		return nil
+	}
+	return []table.Op{mail.GiveUp(t, fmt.Sprintf("user/%s/%d", u.ID, u.Version+1), mail.GivenUp{At: us.Now().UTC().Truncate(time.Second), Name: u.Profile.Username, Reason: reason})}
+}
+
+// PINsExpiring returns the users whose PIN expires, or has expired, at from or later and
+// before to: up to limit of them, by that time, how many there are, and whether there are
+// more than were counted.
+func (us *Users) PINsExpiring(ctx context.Context, t table.TenantID, from, to time.Time, limit int) (some []User, total int, more bool, _ error) {
+	page, next, err := table.Merge(ctx, us.Table, table.UserPINsExpiring(t, from, to), table.MaxLimit, "")
+	if err != nil {
+		return nil, 0, false, fmt.Errorf("list PINs by expiry: %w", err)
+	}
+	for _, item := range page.Items[:min(len(page.Items), limit)] {
+		u, err := decode(item)
+		if err != nil {
+			return nil, 0, false, err
+		}
+		some = append(some, u)
+	}
+	return some, len(page.Items), next != "", nil
+}
+
 // MarkNotice records what came of a claimed notice, and plans the next one. If the PIN was
 // renewed meanwhile there is nothing to mark, and it returns false.
 func (us *Users) MarkNotice(ctx context.Context, core tenant.Core, by audit.Actor, claimed User, d Delivery) (bool, error) {
@@ -256,8 +286,9 @@ func (us *Users) MarkNotice(ctx context.Context, core tenant.Core, by audit.Acto
 			// It failed at an address that is not theirs any more.
 			d.State, d.At = NoticePlanned, us.Now().UTC().Truncate(time.Second)
 		}
-		record := d.notice(by, us.close(core, &u, d))
 		var w write
+		w.add(us.giveUp(core.Tenant.ID, u, d.State, d.Reason)...)
+		record := d.notice(by, us.close(core, &u, d))
 		if d.NoMailbox && u.Profile.Mail == claimed.Profile.Mail {
 			w.add(us.spoil(ctx, core, by, &u, MailProblem{MailboxRefused, us.Now(), d.Reason})...)
 		}

@@ -87,7 +87,47 @@ func (us *Users) spoil(ctx context.Context, core tenant.Core, by audit.Actor, u 
 	t := core.Tenant.ID
 	record := audit.Record{Actor: by, Action: "mail.undeliverable", Subject: Subject(u.ID), Outcome: audit.Failed, Reason: string(p.Kind), Details: map[string]string{"code": p.Code}}
 	return append(event.Ops(ctx, core, us.Now(), event.Event{Type: event.MailBounced, User: u.ID, Attributes: map[string]string{"kind": string(p.Kind)}}, fmt.Sprintf("%s/%d", u.ID, u.Version+1)),
-		table.Put(holder{table.UndeliverableKey(t, u.ID), u.ID}, table.Absent()), us.Audit.Op(ctx, t, record))
+		table.Put(spoilt{table.UndeliverableKey(t, u.ID), u.ID, p.At}, table.Absent()), us.Audit.Op(ctx, t, record))
+}
+
+// spoilt points to a user whose address does not work.
+type spoilt struct {
+	key  table.Key
+	user string
+	at   time.Time
+}
+
+type storedSpoilt struct {
+	User string    `json:"user"`
+	At   time.Time `json:"at"`
+}
+
+// Validate implements table.Record.
+func (s spoilt) Validate() error { return nil }
+
+// Item implements table.Record.
+func (s spoilt) Item() (table.Item, error) {
+	data, err := json.Marshal(storedSpoilt{s.user, s.at})
+	return table.Item{Key: s.key, Data: data}, err
+}
+
+// SpoiltSince counts the users whose address does not work, and those of whom that is known
+// since a time, as far as one look reaches; then there may be more.
+func (us *Users) SpoiltSince(ctx context.Context, t table.TenantID, since time.Time) (total, lately int, more bool, _ error) {
+	page, next, err := table.Merge(ctx, us.Table, table.Undeliverables(t), table.MaxLimit, "")
+	if err != nil {
+		return 0, 0, false, fmt.Errorf("count users whose address does not work: %w", err)
+	}
+	for _, item := range page.Items {
+		var s storedSpoilt
+		if err := item.Decode(&s); err != nil {
+			return 0, 0, false, err
+		}
+		if !s.At.Before(since) {
+			lately++
+		}
+	}
+	return len(page.Items), lately, next != "", nil
 }
 
 // MailFailed notes that a mail to an address, sent at a time, did not reach the user and that

@@ -260,7 +260,7 @@ func (r userRecord) Item() (table.Item, error) {
 	if at, ok := u.dueAt(); ok {
 		item.Indexes = append(item.Indexes, table.UserDue(r.tenant, u.ID, at))
 	}
-	if at, ok := p.filedAt(); ok {
+	if at, ok := p.FiledAt(); ok {
 		item.Indexes = append(item.Indexes, table.UserPINExpiry(r.tenant, u.ID, at))
 	}
 	var err error

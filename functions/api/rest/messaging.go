@@ -518,6 +518,14 @@ func examples(kind mail.TemplateKind, settings tenant.Settings, at func(time.Dur
 		return mail.CardPINExpiredValues{PINExpiration: at(0), Username: username, CustomerName: settings.DisplayName, Card: card}
 	case mail.OfflineAnswer:
 		return mail.OfflineAnswerValues{Username: username, CustomerName: settings.DisplayName, Card: card, Time: at(0), By: "Ada Operator"}
+	case mail.Digest:
+		return mail.DigestValues{
+			CustomerName: settings.DisplayName, Since: at(-24 * time.Hour), Language: settings.Language,
+			Expiring:      mail.DigestList{Total: 314, Lines: []string{username + ", " + at(24*time.Hour), mail.OfCard(card, settings.Language) + ", " + at(48*time.Hour)}},
+			Expired:       mail.DigestList{Total: 1, Lines: []string{username + ", " + at(-time.Hour)}},
+			Undeliverable: mail.DigestList{},
+			GivenUp:       mail.DigestList{Total: 1, Lines: []string{username + ", " + at(-time.Hour) + ": smtp.550"}},
+		}
 	default:
 		return mail.PINExpiryValues{PINExpiration: at(24 * time.Hour), Username: username, CustomerName: settings.DisplayName}
 	}

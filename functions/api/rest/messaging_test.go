@@ -165,6 +165,7 @@ func TestTemplateKinds(t *testing.T) {
 		{"card-pin-expiry", "card-pin-expiry", "Card PIN expiry", true, []string{"pinExpiration", "days", "username", "customer-name", "card"}},
 		{"card-pin-expired", "card-pin-expired", "Card PIN expired", true, []string{"pinExpiration", "username", "customer-name", "card"}},
 		{"offline-answer", "offline-answer", "Offline unblock code", true, []string{"username", "customer-name", "card", "time", "by"}},
+		{"digest", "digest", "Digest for administrators", true, []string{"customer-name", "since", "expiring-count", "expiring", "expired-count", "expired", "undeliverable-count", "undeliverable", "given-up-count", "given-up"}},
 	}
 	if diff := cmp.Diff(want, list.Items); diff != "" {
 		t.Errorf("templates (-want +got):\n%s", diff)

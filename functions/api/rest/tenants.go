@@ -127,8 +127,16 @@ type settingsBody struct {
 
 	QuietHours quietHoursBody `json:"quietHours" required:"false" doc:"When people are sent no reminders, by the clock of timeZone. One that is due then is sent when they end, or, where that is too late, half an hour before they begin."`
 
+	Digest digestBody `json:"digest" required:"false" doc:"A mail a day to administrators, by expiryMail.messaging: PINs that expire within a week or have expired, addresses that do not work, mails that reached nobody. Days with nothing to tell have none."`
+
 	SupportFunctions       bool            `json:"supportFunctions" required:"false" doc:"Administrators may use what repairs many things at once: the PIN expiry sanity check."`
 	SanityCheckAfterImport afterImportBody `json:"sanityCheckAfterImport" required:"false" doc:"Whether the cards without a PIN expiry flag get one by themselves when an import has ended. Needs supportFunctions."`
+}
+
+type digestBody struct {
+	Recipients []string `json:"recipients,omitempty" example:"[\"it@example.org\"]" doc:"Up to 10 addresses. Without any there is no digest."`
+	Hour       int      `json:"hour" required:"false" doc:"0 to 23, by the clock of timeZone."`
+	Days       []string `json:"days,omitempty" example:"[\"monday\"]" doc:"On which it is sent; without any, daily."`
 }
 
 type quietHoursBody struct {
@@ -216,7 +224,8 @@ type expiryMailBody struct {
 }
 
 func settingsOut(s tenant.Settings) settingsBody {
-	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), quietHoursOut(s.Quiet), s.SupportFunctions, afterImportOut(s.AfterImport)}
+	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), quietHoursOut(s.Quiet),
+		digestBody{s.Digest.Recipients, s.Digest.Hour, weekdayNames(s.Digest.Days)}, s.SupportFunctions, afterImportOut(s.AfterImport)}
 }
 
 func (a *API) settingsOperations(api huma.API) {
@@ -253,6 +262,7 @@ func (a *API) settingsOperations(api huma.API) {
 			DisplayName: in.Body.DisplayName, TimeZone: in.Body.TimeZone, Language: in.Body.Language,
 			PINOnlyLogin: in.Body.PINOnlyLogin, ExpiryMail: tenant.ExpiryMailRefs(in.Body.ExpiryMail),
 			Quiet:            in.Body.QuietHours.quietHours(&vs),
+			Digest:           tenant.DigestSettings{Recipients: in.Body.Digest.Recipients, Hour: in.Body.Digest.Hour, Days: weekdays(&vs, "digest.days", in.Body.Digest.Days)},
 			SupportFunctions: in.Body.SupportFunctions, AfterImport: in.Body.SanityCheckAfterImport.check(),
 		}
 		if err := vs.Merge(s.Validate()); err != nil {

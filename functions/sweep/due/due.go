@@ -74,6 +74,7 @@ type Report struct {
 	Cards    CardReport     `json:"cards,omitzero"`    // of Handle
 
 	SanityRuns credential.RunReport `json:"sanityRuns,omitzero"` // of Handle
+	Digests    DigestReport         `json:"digests,omitzero"`    // of Handle
 }
 
 // add adds another report's counts.
@@ -138,6 +139,15 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 			return nil
 		})
 	}
+	var digests DigestReport
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and digests
+		g.Go(func() error {
+			ctx, cancel := beforeDeadline(ctx, reserve/2)
+			defer cancel()
+			digests = s.Digests(ctx)
+			return nil
+		})
+	}
 	var cards CardReport
 	g.Go(func() error {
 		cards = s.Cards(ctx, event.Shards...)
@@ -146,8 +156,8 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 	report := s.Run(ctx, event.Shards...)
 	_ = g.Wait()
 	report.Unblocks, report.Cards = unblocks, cards
-	report.SanityRuns = runs
-	report.Errors += unblocks.Errors + cards.Errors + runs.Errors
+	report.SanityRuns, report.Digests = runs, digests
+	report.Errors += unblocks.Errors + cards.Errors + runs.Errors + digests.Errors
 	report.Unfinished = report.Unfinished || cards.Unfinished
 	if report.Errors > 0 || report.Unfinished {
 		return report, fmt.Errorf("left for the next sweep: %d items that could not be handled, and more that there was no time for: %t", report.Errors, report.Unfinished)

@@ -67,7 +67,7 @@ func TestMailsNameTheirUser(t *testing.T) {
 	o := &office{core: w.core(acme), sender: seen, template: mail.Predefined(mail.PINExpiry, "en")}
 	r.send(t.Context(), o, []user.User{w.reread(ada)})
 	c := w.card(w.cards(), 1, ada.ID)
-	cr := &cardRun{run: *r}
+	cr := &cardRun{run: run{Sweep: w.Sweep}}
 	k := claim{credential: c, counter: &counter{office: o, text: mail.Predefined(mail.CardPINExpiry, "en")}, holder: ada, to: ada.Profile.Mail}
 	k.credential.Notice.Kind = credential.NoticeReminder
 	ops := k
