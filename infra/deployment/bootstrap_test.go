@@ -191,7 +191,7 @@ func TestBootstraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []due.Report{
-		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}, SanityRuns: credential.RunReport{Due: 1, Ended: 1}},
+		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}, SanityRuns: credential.RunReport{Due: 1, Ended: 1}, Digests: due.DigestReport{Due: 1, Sent: 1}},
 		{},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -215,10 +215,11 @@ func TestBootstraps(t *testing.T) {
 		mails[strings.Join(m.Destination.To, ", ")+": "+subject]++
 	}
 	if diff := cmp.Diff(map[string]int{
-		"ada@example.org: Your PIN for Demo expires":                 1, // the test mail
-		"grace@example.org: Your code to unblock your card for Demo": 1,
-		"grace@example.org: The PIN of your card for Demo was reset": 3, // by herself, by an operator, and what was left to the sweep
-		"late@example.org: Your PIN for Demo expires":                1,
+		"ada@example.org: Your PIN for Demo expires":                            1, // the test mail
+		"grace@example.org: Your code to unblock your card for Demo":            1,
+		"grace@example.org: The PIN of your card for Demo was reset":            3, // by herself, by an operator, and what was left to the sweep
+		"late@example.org: Your PIN for Demo expires":                           1,
+		"it@example.org: PINs for Demo – expiring within a week: 1, expired: 1": 1,
 	}, mails); diff != "" {
 		t.Errorf("mails (-want +got):\n%s", diff)
 	}
@@ -236,7 +237,8 @@ func TestBootstraps(t *testing.T) {
 
 // age gives the tenant demo two users whose PINs were set a while ago, of whom one is about
 // to expire and the other has expired; and at the bridge an unblock that has succeeded
-// when no mail could be sent, and one that nobody has gone on with.
+// when no mail could be sent, and one that nobody has gone on with. A digest for the
+// administrators is due.
 func (c *cloud) age(t *testing.T, d *desk) {
 	t.Helper()
 	for _, variable := range c.environment(t, &recorder{}) {
@@ -266,7 +268,13 @@ func (c *cloud) age(t *testing.T, d *desk) {
 			t.Fatal(err)
 		}
 	}
-	then, core := ago(time.Hour)
+	then, core := ago(25 * time.Hour)
+	settings := core.Tenant.Settings
+	settings.Digest.Recipients = []string{"it@example.org"}
+	if _, err := then.Tenants.ChangeSettings(t.Context(), by, core, settings); err != nil {
+		t.Fatal(err)
+	}
+	then, core = ago(time.Hour)
 	asked := unblock.Request{Credential: d.credential, Bridge: d.id, Channel: credential.Operator, Statement: "staff badge"}
 	op, err := then.Unblocks.Create(t.Context(), core, by, asked)
 	if err != nil {

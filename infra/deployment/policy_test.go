@@ -58,6 +58,7 @@ var allowed = map[string][]statement{
 		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
 			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due"}, forAll, leadingKeys, []string{"due/*", "t/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/history"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
 		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
 		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},

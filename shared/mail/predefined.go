@@ -48,8 +48,8 @@ var predefinedTitles = map[TemplateKind]map[string]title{
 		"de": {"Entsperrcode am Telefon", "Für Ihre Karte für {{customer-name}} wurde ein Entsperrcode ausgegeben"},
 	},
 	Digest: {
-		"en": {"Digest for administrators", "PINs for {{customer-name}}: {{expiring-count}} expire within a week, {{expired-count}} have expired"},
-		"de": {"Überblick für die Administration", "PINs für {{customer-name}}: {{expiring-count}} laufen in einer Woche ab, {{expired-count}} sind abgelaufen"},
+		"en": {"Digest for administrators", "PINs for {{customer-name}} – expiring within a week: {{expiring-count}}, expired: {{expired-count}}"},
+		"de": {"Überblick für die Administration", "PINs für {{customer-name}} – Ablauf innerhalb einer Woche: {{expiring-count}}, abgelaufen: {{expired-count}}"},
 	},
 }
 

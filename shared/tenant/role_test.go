@@ -30,6 +30,7 @@ users.read          -        yes   yes      yes      -     -      own
 users.create        -        yes   yes      -        -     -      -
 users.update        -        yes   yes      -        -     -      own
 users.delete        -        yes   -        -        -     -      -
+users.clearMail     -        yes   yes      -        -     -      -
 pin.read            -        yes   yes      yes      -     -      own
 pin.set             -        yes   yes      -        -     -      own
 pin.generate        -        yes   yes      -        -     -      own

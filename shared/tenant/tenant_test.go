@@ -212,6 +212,7 @@ func TestChangeSettings(t *testing.T) {
 	s.PINOnlyLogin, s.ExpiryMail = true, tenant.ExpiryMailRefs{Messaging: "m", Template: "t"}
 	s.SupportFunctions, s.AfterImport = true, tenant.SanityCheck{On: true, Random: true, Before: 3, After: 5}
 	s.Quiet = tenant.QuietHours{From: 20 * time.Hour, To: 7*time.Hour + 15*time.Minute, DaysOff: []time.Weekday{time.Saturday, time.Sunday}}
+	s.Digest = tenant.DigestSettings{Recipients: []string{"it@acme.example"}, Hour: 7, Days: []time.Weekday{time.Monday}}
 
 	missing := table.Check(table.MessagingKey("acme", "m"), table.IfVersion(1))
 	if _, err := o.ChangeSettings(t.Context(), platform, core, s, missing); !errors.Is(err, problem.ErrConflict) {

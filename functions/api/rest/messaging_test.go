@@ -311,6 +311,25 @@ func TestReminderSettings(t *testing.T) {
 	}
 }
 
+// TestDigestSettings shows that a digest is told as it was given, in the settings only.
+func TestDigestSettings(t *testing.T) {
+	f := newFixture(t)
+	type digest struct {
+		Recipients []string
+		Hour       int
+		Days       []string
+	}
+	for _, want := range []digest{{[]string{"it@acme.example", "desk@acme.example"}, 7, []string{"monday", "friday"}}, {Recipients: []string{"it@acme.example"}}, {}} {
+		f.call("PUT", "/v1/settings", f.key, object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false, "expiryMail": object{},
+			"digest": object{"recipients": want.Recipients, "hour": want.Hour, "days": want.Days}}).want(200)
+		var got struct{ Digest digest }
+		f.call("GET", "/v1/settings", f.key, nil).want(200).decode(&got)
+		if diff := cmp.Diff(want, got.Digest); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	}
+}
+
 // TestMailProblem shows that an address that does not work is told of its user, who is listed
 // for it until it is cleared.
 func TestMailProblem(t *testing.T) {
