@@ -19,6 +19,24 @@ var full = pin.Policy{
 }
 
 // TestPolicyJSON: the names are stored and sent, so they stay.
+// One reminder was stored as a number when there was only one.
+func TestHoursAsANumber(t *testing.T) {
+	for given, want := range map[string]pin.Hours{`48`: {48}, `0`: nil, `[168,48]`: {168, 48}, `[]`: {}, `null`: nil} {
+		var p pin.Policy
+		if err := json.Unmarshal([]byte(`{"notifyHoursBefore":`+given+`}`), &p); err != nil {
+			t.Errorf("%s: %v", given, err)
+		}
+		if diff := cmp.Diff(want, p.NotifyHoursBefore); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", given, diff)
+		}
+	}
+	for _, wrong := range []string{`"48"`, `[48,"24"]`, `1.5`, `{}`, `true`} {
+		if json.Unmarshal([]byte(`{"notifyHoursBefore":`+wrong+`}`), &pin.Policy{}) == nil {
+			t.Errorf("%s was taken", wrong)
+		}
+	}
+}
+
 func TestPolicyJSON(t *testing.T) {
 	got, err := json.Marshal(full)
 	if err != nil {

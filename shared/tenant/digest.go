@@ -41,11 +41,7 @@ func (d DigestSettings) validate(vs *problem.Violations) {
 	if d.Hour < 0 || d.Hour > 23 {
 		vs.Add("range", "digest.hour", "must be from 0 to 23")
 	}
-	for i, day := range d.Days {
-		if slices.Contains(d.Days[:i], day) {
-			vs.Add("repeated", "digest.days", "names %s twice", day)
-		}
-	}
+	validateDays(vs, "digest.days", d.Days)
 }
 
 // NextDigest returns when the first digest after a time is to be sent.

@@ -33,13 +33,20 @@ func (q QuietHours) validate(vs *problem.Violations) {
 			vs.Add("range", "quietHours."+f.name, "must be a time of day in quarters of an hour, 00:00 to 23:45")
 		}
 	}
-	for i, d := range q.DaysOff {
-		if slices.Contains(q.DaysOff[:i], d) {
-			vs.Add("repeated", "quietHours.daysOff", "names %s twice", d)
-		}
-	}
+	validateDays(vs, "quietHours.daysOff", q.DaysOff)
 	if len(q.DaysOff) > 6 {
 		vs.Add("count", "quietHours.daysOff", "must leave a day on which reminders are sent")
+	}
+}
+
+func validateDays(vs *problem.Violations, field string, days []time.Weekday) {
+	for i, d := range days {
+		switch {
+		case d < time.Sunday || d > time.Saturday:
+			vs.Add("range", field, "has a day that is none")
+		case slices.Contains(days[:i], d):
+			vs.Add("repeated", field, "names %s twice", d)
+		}
 	}
 }
 

@@ -198,7 +198,7 @@ type stored struct {
 	PIN         storedPIN      `json:"pin,omitzero"`
 
 	MailProblem storedMailProblem `json:"mailProblem,omitzero"`
-	MailSince   time.Time         `json:"MailSince,omitzero"`
+	MailSince   time.Time         `json:"mailSince,omitzero"`
 }
 
 type storedMailProblem struct {

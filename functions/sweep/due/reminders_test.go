@@ -244,3 +244,24 @@ func TestCostOfReminders(t *testing.T) {
 		t.Errorf("in the quiet hours: %+v, then %+v", first, then)
 	}
 }
+
+// What a reminder costs that is not sent, as the README has it.
+func TestCallsOfRemindersNotSent(t *testing.T) {
+	counting := tabletest.Count(tabletest.New(t))
+	w := newWorld(t, counting)
+	w.userOf(w.core(acme), "nobody", "")
+	w.pass(24 * time.Hour)
+	counting.Take()
+	w.does(Report{Due: 1, NoAddress: 1})
+	if got := counting.Take(); got.Gets != 2 || got.Queries != 17 || got.Writes != 1 || got.Ops != 3 {
+		t.Errorf("nobody to mail: %+v", got)
+	}
+	w.userOf(w.core(acme), "ada", "ada@acme.example")
+	w.settings(acme, func(s *tenant.Settings) { s.Quiet = tenant.QuietHours{From: 10 * time.Hour, To: 12 * time.Hour} })
+	w.pass(24 * time.Hour)
+	counting.Take()
+	w.does(Report{Due: 2, Held: 1, Expired: 1})
+	if got := counting.Take(); got.Writes != 2 || got.Ops != 1+2 {
+		t.Errorf("held, and one deleted: %+v", got)
+	}
+}
