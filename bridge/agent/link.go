@@ -149,7 +149,7 @@ func (l *link) read() error {
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
-		m, err := relay.Decode(b)
+		m, err := relay.DecodeAtBridge(b)
 		clear(b)
 		if err != nil {
 			l.Log.Error("a message was not understood", "reason", err)
