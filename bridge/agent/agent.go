@@ -22,7 +22,8 @@ import (
 	"github.com/pinward/pinward/shared/relay"
 )
 
-// Config is what an agent works with. All of it must be given but TLS, Offline and LogonScreen.
+// Config is what an agent works with. All of it must be given but TLS, Offline, LogonScreen
+// and Expired.
 type Config struct {
 	Session   relay.Session
 	Enrolment *enrolment.Enrolment
@@ -37,6 +38,8 @@ type Config struct {
 	Offline   Offline
 	// LogonScreen: the person of a Terminal is at a locked screen or a login.
 	LogonScreen bool
+	// Expired is told once an insertion if the card's PIN has expired. It must not block.
+	Expired func(reader string, known relay.Known)
 }
 
 // Offline is what is kept for when there is no connection.
@@ -68,6 +71,8 @@ type Agent struct {
 	offset  clock
 	link    int64 // numbers the connections
 	lanes   map[string]*lane
+	greeted bool // by the cloud, on this connection
+	untold  bool // something was done offline, and is to be told at once
 	working int  // scripts that are queued or run, and transactions that are held
 	closing bool // no more scripts are taken
 	outbox  map[key]*delivery
@@ -229,7 +234,34 @@ func (a *Agent) wake() {
 // clock is the cloud's, as it was told.
 type clock struct{ cloud, here time.Time }
 
-// cloudNow is the time in the cloud. Of the monotonic clock, which may stand still while
+// Time is the time in the cloud, or this machine's until it was connected.
+func (a *Agent) Time() time.Time { return a.cloudNow() }
+
+// Connected tells whether it is connected, and was greeted.
+func (a *Agent) Connected() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.greeted
+}
+
+// Tell has what was done offline told at once.
+func (a *Agent) Tell() {
+	a.mu.Lock()
+	a.untold = true
+	a.mu.Unlock()
+	a.wake()
+}
+
+// Open takes hold of a card of Readers, which may be of use without a connection too.
+func (a *Agent) Open(ctx context.Context, in, insertion string) (*reader.Session, error) {
+	name, number, ok := a.cards.find(in, insertion)
+	if !ok {
+		return nil, reader.ErrRemoved
+	}
+	return a.Source.Open(ctx, name, number)
+}
+
+// cloudNow is the time in the cloud, or this machine's until that was told. Of the monotonic clock, which may stand still while
 // the machine sleeps, and the wall's, which may be set, the one that has gone further
 // counts: a script that is refused as too late does no harm.
 func (a *Agent) cloudNow() time.Time {
@@ -237,5 +269,8 @@ func (a *Agent) cloudNow() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.offset
+	if o.cloud.IsZero() {
+		return now
+	}
 	return o.cloud.Add(max(now.Sub(o.here), now.Round(0).Sub(o.here.Round(0))))
 }

@@ -90,7 +90,7 @@ func TestOfflineRecord(t *testing.T) {
 	}
 	for n := range 2 {
 		_, err := d.UpdateOffline("c", now, func(o journal.Offline) (journal.Offline, bool) {
-			return o.With(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Unknown}).With(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Yes}), true
+			return o.Begun(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Unknown}, "a").Ended(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Yes}), true
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func TestOfflineRecord(t *testing.T) {
 	}
 	d.Close()
 	d = open("b")
-	defer d.Close()
+	defer func() { d.Close() }()
 	if done, err := d.Done(); err != nil || len(done) != 2 || done[0].PIN != relay.Yes {
 		t.Errorf("done: %+v, %v", done, err)
 	}
@@ -109,6 +109,18 @@ func TestOfflineRecord(t *testing.T) {
 	}
 	if done, err := d.Done(); err != nil || len(done) != 1 || done[0].ID != "offline-1" {
 		t.Errorf("acknowledged: %+v, %v", done, err)
+	}
+	doing := relay.Offline{ID: "offline-2", Credential: "c", PIN: relay.Unknown}
+	if _, err := d.UpdateOffline("c", now, func(o journal.Offline) (journal.Offline, bool) { return o.Begun(doing, "b"), true }); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := d.Done(); err != nil || len(done) != 1 {
+		t.Errorf("told while it is done: %+v, %v", done, err)
+	}
+	d.Close()
+	d = open("c")
+	if done, err := d.Done(); err != nil || len(done) != 2 || done[1] != doing {
+		t.Errorf("its process has ended within it: %+v, %v", done, err)
 	}
 	o, ok := journal.Offline{Challenges: offline.Challenges, Since: now}.Challenged(now.Add(24 * time.Hour))
 	if !ok || o.Challenges != 1 {

@@ -280,7 +280,7 @@ func (c *cloud) age(t *testing.T, d *desk) {
 		t.Fatal(err)
 	}
 	for _, m := range c.bridges.take(d.connection) {
-		if err := then.Unblocks.Result(t.Context(), core, d.id, d.runs(*m.Run, "")); err != nil {
+		if _, err := then.Unblocks.Result(t.Context(), core, d.id, d.runs(*m.Run, "")); err != nil {
 			t.Fatal(err)
 		}
 	}

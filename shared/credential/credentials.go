@@ -406,25 +406,19 @@ func (cs *Credentials) Update(ctx context.Context, core tenant.Core, by audit.Ac
 // before the last change on record; the PIN expiry flag is set anew. A retired card's is
 // problem.ErrState.
 func (cs *Credentials) PINChangedByHolder(ctx context.Context, core tenant.Core, by audit.Actor, id string, at time.Time) (Credential, error) {
-	return cs.edit(ctx, core, by, id, 0, "credential.pinChanged", func(c *Credential) (change, error) {
+	return cs.edit(ctx, core, by, id, 0, PINChangedAction, func(c *Credential) (change, error) {
 		at := at.UTC().Truncate(time.Second)
-		switch last := c.LastPINChange.At; {
-		case at.After(cs.Now().Add(skew)):
-			return change{}, problem.Invalid("future", "at", "must not be in the future")
-		case at.Before(last):
-			return change{}, problem.Invalid("past", "at", "must not be before the last PIN change on record, %s", last.Format(time.RFC3339))
-		case at.Equal(last) && c.LastPINChange.How == ChangedByHolder:
+		if at.Equal(c.LastPINChange.At) && c.LastPINChange.How == ChangedByHolder {
 			return change{nothing: true}, nil // told twice
-		case c.State == Retired:
-			return change{}, fmt.Errorf("%w: the card is %s", problem.ErrState, c.State)
 		}
 		tmpl, err := cs.Template(ctx, core.Tenant.ID, c.Template)
 		if err != nil {
 			return change{}, err
 		}
 		was := c.State
-		*c = c.PINChanged(PINChange{At: at, How: ChangedByHolder}, tmpl)
-		*c = c.Flag(c.PINExpiresAt, c.Flagged, tmpl, cs.Now())
+		if *c, err = c.ChangedByHolder(at, tmpl, cs.Now()); err != nil {
+			return change{}, err
+		}
 		details := map[string]string{"how": string(ChangedByHolder)}
 		if c.State != was {
 			details["from"], details["state"] = string(was), string(c.State)
