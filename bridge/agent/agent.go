@@ -46,8 +46,9 @@ type Config struct {
 type Offline interface {
 	// Key keeps the tenant's offline public key.
 	Key(key []byte) error
-	// Know keeps what the cloud tells of a card.
-	Know(known relay.Known) error
+	// Know keeps what the cloud tells of a card, and returns what holds by now: the cloud may
+	// not have noted yet what was done here.
+	Know(known relay.Known) (relay.Known, error)
 	// Done is what was done without a connection and is not acknowledged, and Acknowledge
 	// forgets it.
 	Done() ([]relay.Offline, error)

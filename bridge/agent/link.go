@@ -194,9 +194,13 @@ func (l *link) read() error {
 // know takes in what the cloud tells of a card.
 func (l *link) know(k relay.Known) {
 	if l.Offline != nil {
-		if err := l.Offline.Know(k); err != nil {
+		holds, err := l.Offline.Know(k)
+		if err != nil {
 			l.Log.Error("what is known of a card is not kept", "reason", err)
+			return
 		}
+		holds.Insertion = k.Insertion
+		k = holds
 	}
 	if l.Expired == nil || !k.PINExpired(l.cloudNow()) {
 		return

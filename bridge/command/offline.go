@@ -33,12 +33,13 @@ type memory struct {
 func (m memory) Key(key []byte) error { return m.enrolment.KeepOffline(m.dir, key) }
 
 // Know implements agent.Offline.
-func (m memory) Know(known relay.Known) error {
-	_, err := m.UpdateOffline(known.Credential, time.Now(), func(o journal.Offline) (journal.Offline, bool) {
-		o.Known = &known
-		return o, true
-	})
-	return err
+func (m memory) Know(known relay.Known) (relay.Known, error) {
+	now := time.Now()
+	o, err := m.UpdateOffline(known.Credential, now, func(o journal.Offline) (journal.Offline, bool) { return o.Knows(known, now) })
+	if err != nil {
+		return known, err
+	}
+	return *o.Known, nil
 }
 
 // offlinePrefix begins the ids of what was done without a connection.

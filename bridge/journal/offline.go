@@ -55,8 +55,34 @@ func (o Offline) Begun(doing relay.Offline, process string) Offline {
 	return o
 }
 
-// Ended has what came of it.
-func (o Offline) Ended(done relay.Offline) Offline { return o.Without(done.ID).Begun(done, "") }
+// Ended has what came of it. When a new PIN expires is not known before the cloud tells.
+func (o Offline) Ended(done relay.Offline) Offline {
+	o = o.Without(done.ID).Begun(done, "")
+	if done.PIN == relay.Yes && o.Known != nil {
+		known := *o.Known
+		known.PINExpiresAt, o.Known = time.Time{}, &known
+	}
+	return o
+}
+
+// overtake is by how much messages may overtake each other. What is older by more was told
+// by a clock that has been set right since.
+const overtake = time.Minute
+
+// Knows has what the cloud tells of the card, unless something later is there: then it
+// returns false. That the PIN has expired is not so if the cloud was not told yet of a new
+// one.
+func (o Offline) Knows(known relay.Known, now time.Time) (Offline, bool) {
+	if o.Known != nil && known.At.Before(o.Known.At) && o.Known.At.Sub(known.At) < overtake {
+		return o, false
+	}
+	renewed := slices.ContainsFunc(o.Done, func(d Deed) bool { return d.PIN == relay.Yes })
+	if renewed && known.PINExpired(now) {
+		known.PINExpiresAt = time.Time{}
+	}
+	o.Known = &known
+	return o, true
+}
 
 // Without has it removed.
 func (o Offline) Without(id string) Offline {

@@ -264,6 +264,8 @@ type Known struct {
 	Credential string `json:"credential"`
 	// Insertion is the one that was identified; "" if it is sent for another reason.
 	Insertion string `json:"insertion,omitempty"`
+	// At is when it was so, by the cloud's clock: the messages may overtake each other.
+	At time.Time `json:"at,omitzero"`
 	// PINExpiresAt is the PIN expiry flag, in the past too: the card goes on working. Zero
 	// is never, or not known.
 	PINExpiresAt time.Time `json:"pinExpiresAt,omitzero"`

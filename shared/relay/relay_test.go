@@ -79,7 +79,7 @@ var messages = map[string]relay.Message{
 	"welcome":            {Welcome: &relay.Welcome{Time: at, Organisation: "Acme", KeepAliveSeconds: 300, ReconnectSeconds: 6600}},
 	"welcome-offline":    {Welcome: &relay.Welcome{Time: at, Organisation: "Acme", KeepAliveSeconds: 300, ReconnectSeconds: 6600, Offline: bytes.Repeat([]byte{9}, 32)}},
 	"known":              {Known: &relay.Known{Credential: "piv-00", Policy: policy(), Offline: true}},
-	"known-expires":      {Known: &relay.Known{Credential: "piv-00", Insertion: "9f86d081884c7d65-4", PINExpiresAt: at, Policy: policy()}},
+	"known-expires":      {Known: &relay.Known{Credential: "piv-00", Insertion: "9f86d081884c7d65-4", At: at, PINExpiresAt: at, Policy: policy()}},
 	"offline":            {Offline: &relay.Offline{ID: "0a1b", Credential: "piv-00", At: at, PIN: relay.Yes, PUK: true}},
 	"offline-wrong":      {Offline: &relay.Offline{ID: "0a1c", Credential: "piv-00", At: at, PIN: relay.No, PUK: true, TriesLeft: new(int)}},
 	"offline-change":     {Offline: &relay.Offline{ID: "0a1d", Credential: "piv-00", At: at, PIN: relay.Yes, Change: true}},

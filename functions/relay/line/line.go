@@ -316,6 +316,7 @@ func (c call) identified(ctx context.Context, r relay.Result) error {
 
 // known tells the bridge what it is to keep of a card, if there is such a one.
 func (c call) known(ctx context.Context, id, insertion string) error {
+	at := c.Now() // before it is read
 	cred, err := c.Credentials.Get(ctx, c.core.Tenant.ID, id)
 	if errors.Is(err, problem.ErrNotFound) {
 		return nil
@@ -326,7 +327,7 @@ func (c call) known(ctx context.Context, id, insertion string) error {
 	if err != nil {
 		return err
 	}
-	return c.post(ctx, c.connection, relay.Message{Known: &relay.Known{Credential: id, Insertion: insertion, Policy: &t.Policy, PINExpiresAt: cred.PINExpiresAt,
+	return c.post(ctx, c.connection, relay.Message{Known: &relay.Known{Credential: id, Insertion: insertion, At: at.UTC(), Policy: &t.Policy, PINExpiresAt: cred.PINExpiresAt,
 		Offline: t.Allows(credential.SelfServiceOffline), LogonScreen: t.Allows(credential.LogonScreenOffline)}})
 }
 
