@@ -262,9 +262,10 @@ func (a *Agent) Open(ctx context.Context, in, insertion string) (*reader.Session
 	return a.Source.Open(ctx, name, number)
 }
 
-// cloudNow is the time in the cloud, or this machine's until that was told. Of the monotonic clock, which may stand still while
-// the machine sleeps, and the wall's, which may be set, the one that has gone further
-// counts: a script that is refused as too late does no harm.
+// cloudNow is the time in the cloud, or this machine's until that was told. Of the
+// monotonic clock, which may stand still while the machine sleeps, and the wall's, which
+// may be set, the one that has gone further counts: a script that is refused as too late
+// does no harm.
 func (a *Agent) cloudNow() time.Time {
 	now := a.Now()
 	a.mu.Lock()

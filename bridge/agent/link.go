@@ -197,7 +197,6 @@ func (l *link) know(k relay.Known) {
 		holds, err := l.Offline.Know(k)
 		if err != nil {
 			l.Log.Error("what is known of a card is not kept", "reason", err)
-			return
 		}
 		holds.Insertion = k.Insertion
 		k = holds
