@@ -11,7 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/pinward/pinward/shared/credential"
-	"github.com/pinward/pinward/shared/credential/intake"
+	"github.com/pinward/pinward/shared/intake"
 	"github.com/pinward/pinward/shared/tenant"
 )
 

@@ -20,7 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/pinward/pinward/infra/testserver"
-	"github.com/pinward/pinward/shared/credential/intake"
+	"github.com/pinward/pinward/shared/intake"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/bolt"
 	"github.com/pinward/pinward/shared/table/dynamo"

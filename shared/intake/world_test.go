@@ -15,7 +15,7 @@ import (
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/credential"
-	"github.com/pinward/pinward/shared/credential/intake"
+	"github.com/pinward/pinward/shared/intake"
 	"github.com/pinward/pinward/shared/pin"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"

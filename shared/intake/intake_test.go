@@ -17,7 +17,7 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
-	"github.com/pinward/pinward/shared/credential/intake"
+	"github.com/pinward/pinward/shared/intake"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/bolt"
