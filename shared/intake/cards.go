@@ -1,41 +1,31 @@
 package intake
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"encoding/base64"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/user"
 )
-
-const thumbprintHash = crypto.SHA256
-
-func encodeHash(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 // maxAhead is how far a PIN expiry flag may lie ahead: as far as a template can set it.
 const maxAhead = 3650 * 24 * time.Hour
 
-// entry is a row on its way into the table.
-type entry struct {
-	row
-	card     string // the credential's id, "" if that cannot be told
+// cardRow is what an entry holds of a row of a card.
+type cardRow struct {
 	template credential.Template
 	holder   holder
 	new      credential.New
 	is       credential.Credential // to be
-	content  string                // keyed hash of what the row says, without its card
-
-	there   table.Op // the condition that the holder is there
-	outcome outcome
-	spoken  bool // its secrets were found to be others than the card's
+	there    table.Op              // the condition that the holder is there
 }
 
 // holder is how a row names who has the card.
@@ -44,31 +34,16 @@ type holder struct {
 	value string
 }
 
-// outcome is what became of a row.
-type outcome string
-
-const (
-	undecided outcome = ""
-	taken     outcome = "taken"
-	updated   outcome = "updated"
-	unchanged outcome = "unchanged"
-	refused   outcome = "refused"
-)
-
-func (e *entry) decide(o outcome) { e.outcome = o }
-
-func (e *entry) refuse(column, reason string, args ...any) {
-	e.row.refuse(column, reason, args...)
-	e.outcome = refused
+// cards takes rows of cards.
+type cards struct {
+	*settings
+	templates templates
+	zone      *time.Location
 }
 
-// settings are what all rows of a part are read by.
-type settings struct {
-	core      tenant.Core
-	im        Import
-	templates templates
-	key       *ecdsa.PrivateKey // the import key; nil if there is none
-	zone      *time.Location
+func newCards(ctx context.Context, s *settings) (*cards, error) {
+	all, err := s.is.Credentials.Templates(ctx, s.core.Tenant.ID)
+	return &cards{s, index(all), s.core.Tenant.Settings.Location()}, err
 }
 
 // templates are the tenant's, by id and by name.
@@ -100,41 +75,46 @@ func (ts templates) named(name string) (credential.Template, error) {
 	return credential.Template{}, errors.New("is the name of several credential templates; give the id")
 }
 
-// prepare reads a row, as far as that needs no table. It decides those that are wrong by
-// themselves.
-func (s settings) prepare(cs *credential.Credentials, e *entry) error {
-	value := func(f Field) string { return strings.TrimSpace(e.values[f]) }
-	column := s.im.Column
-	if e.new.Template = value(Template); e.new.Template == "" {
-		e.new.Template = s.im.Template
+func (c *cards) round(context.Context, int) error { return nil }
+
+// prepare implements taker.
+func (c *cards) prepare(ctx context.Context, e *entry[cardRow]) error {
+	column, is := c.im.Column, &e.is
+	if is.new.Template = e.value(Template); is.new.Template == "" {
+		is.new.Template = c.im.Template
 	}
-	t, err := s.templates.named(e.new.Template)
+	t, err := c.templates.named(is.new.Template)
 	switch {
-	case e.new.Template == "":
+	case is.new.Template == "":
 		e.refuse(column(Template), "is empty, and the import names no template for all rows")
 	case err != nil:
 		e.refuse(column(Template), "%v", err)
-	case value(Family) != "" && value(Family) != t.Family:
+	case e.value(Family) != "" && e.value(Family) != t.Family:
 		e.refuse(column(Family), "must be %s, for the template is for %s cards", t.Family, t.Family)
 	}
-	e.template, e.new.Template, e.new.Family, e.new.CardID = t, t.ID, t.Family, value(CardID)
-	e.new.Label, e.new.Serial = value(Label), value(Serial)
+	is.template, is.new.Template, is.new.Family, is.new.CardID = t, t.ID, t.Family, e.value(CardID)
+	is.new.Label, is.new.Serial = e.value(Label), e.value(Serial)
 	for _, f := range []Field{HolderID, HolderUsername, HolderExternalID} {
-		if v := value(f); v != "" && e.holder.field != "" {
+		if v := e.value(f); v != "" && is.holder.field != "" {
 			e.refuse(column(f), "names the holder a second time")
 		} else if v != "" {
-			e.holder = holder{f, v}
+			is.holder = holder{f, v}
 		}
 	}
-	e.new.PUK, e.new.AdminKey = s.secretOf(e, PUK), s.secretOf(e, AdminKey)
-	e.new.PINExpiresAt = s.expiryOf(e)
+	if is.new.PUK, err = c.secretOf(&e.row, PUK); err != nil {
+		e.refuse(column(PUK), "%v", err)
+	}
+	if is.new.AdminKey, err = c.secretOf(&e.row, AdminKey); err != nil {
+		e.refuse(column(AdminKey), "%v", err)
+	}
+	is.new.PINExpiresAt = c.expiryOf(e)
 	if t.ID == "" { // nothing can be told of the card without its family
 		return nil
 	}
-	if id, err := credential.IDOf(t.Family, e.new.CardID); err == nil {
-		e.card = id
+	if id, err := credential.IDOf(t.Family, is.new.CardID); err == nil {
+		e.id, e.key = id, id
 	}
-	is, err := cs.Prepare(s.core, e.new, t)
+	made, err := c.is.Credentials.Prepare(c.core, is.new, t)
 	var vs problem.Violations
 	if err := vs.Merge(err); err != nil {
 		return err
@@ -142,109 +122,217 @@ func (s settings) prepare(cs *credential.Credentials, e *entry) error {
 	for _, v := range vs {
 		e.refuse(column(Field(v.Field)), "%s", v.Reason)
 	}
-	if len(e.faults) > 0 {
-		e.outcome = refused
+	if e.outcome == refused {
 		return nil
 	}
-	e.is = is
-	return s.hash(e)
-}
-
-// secretOf returns a row's secret in the clear, in which it goes no further than into its
-// seal; nil if the row has none.
-func (s settings) secretOf(e *entry, f Field) *secret.Text {
-	v := strings.TrimSpace(e.values[f])
-	if v == "" {
-		return nil
+	is.is, e.unmanaged = made, made.HasFlag() && !t.ManagesExpiry()
+	if e.content, err = c.hash(e.key, is.says()); err != nil {
+		return err
 	}
-	if !isJWE(v) {
-		t := secret.New(v)
-		return &t
-	}
-	t, err := openJWE(s.key, v)
-	if err != nil {
-		e.refuse(s.im.Column(f), "%v", err)
-		return nil
-	}
-	return &t
+	return c.findHolder(ctx, e)
 }
 
 // expiryOf returns a row's PIN expiry flag, zero if it has none. A date is its beginning
 // in the tenant's time zone.
-func (s settings) expiryOf(e *entry) time.Time {
-	v := strings.TrimSpace(e.values[PINExpiresAt])
+func (c *cards) expiryOf(e *entry[cardRow]) time.Time {
+	v := e.value(PINExpiresAt)
 	if v == "" {
 		return time.Time{}
 	}
-	at, err := time.ParseInLocation(time.DateOnly, v, s.zone)
+	at, err := time.ParseInLocation(time.DateOnly, v, c.zone)
 	if err != nil {
 		at, err = time.Parse(time.RFC3339, v)
 	}
 	switch {
 	case err != nil:
-		e.refuse(s.im.Column(PINExpiresAt), "must be a date such as 2030-01-31 or a time such as 2030-01-31T08:00:00Z")
-	case at.After(s.im.CreatedAt.Add(maxAhead)):
-		e.refuse(s.im.Column(PINExpiresAt), "is more than 3650 days ahead")
+		e.refuse(c.im.Column(PINExpiresAt), "must be a date such as 2030-01-31 or a time such as 2030-01-31T08:00:00Z")
+	case at.After(c.im.CreatedAt.Add(maxAhead)):
+		e.refuse(c.im.Column(PINExpiresAt), "is more than 3650 days ahead")
 	default:
 		return at.UTC().Truncate(time.Second)
 	}
 	return time.Time{}
 }
 
-// hashSize is how much is kept of a row's hash: enough that two rows of a file with the
-// same card do not have it by chance.
-const hashSize = 11 // in base64, 66 bits
-
-func (s settings) hash(e *entry) error {
-	n := e.new
+// says is what the row says of its card.
+func (is cardRow) says() string {
 	reveal := func(t *secret.Text) string {
 		if t == nil {
 			return ""
 		}
 		return t.Reveal()
 	}
-	hash, err := s.core.Keys.Fingerprint("import row", fmt.Appendf(nil, "%q %q %q %q %q %d %q %q",
-		n.Template, e.holder.field, e.holder.value, n.Label, n.Serial, n.PINExpiresAt.Unix(), reveal(n.PUK), strings.ToUpper(reveal(n.AdminKey))))
-	if err != nil {
+	n := is.new
+	return fmt.Sprintf("%q %q %q %q %q %d %q %q", n.Template, is.holder.field, is.holder.value, n.Label, n.Serial,
+		n.PINExpiresAt.Unix(), reveal(n.PUK), strings.ToUpper(reveal(n.AdminKey)))
+}
+
+// candidates implements taker: the card's id is that of one of the families.
+func (c *cards) candidates(r row) (keys []string, _ error) {
+	for _, f := range card.Families() {
+		if id, err := credential.IDOf(f.Name, r.value(CardID)); err == nil {
+			keys = append(keys, id)
+		}
+	}
+	return keys, nil
+}
+
+// suspicion implements taker: a PUK or admin key that is not the card's may be a guess.
+func (c *cards) suspicion(keys []string) (string, map[string]string) {
+	return "import.secretsDiffer", map[string]string{"cards": fmt.Sprint(len(keys)), "credentials": strings.Join(keys[:min(len(keys), 50)], " ")}
+}
+
+// fit implements taker.
+func (c *cards) fit(es []*entry[cardRow]) int {
+	ops := 1 // the audit record
+	templates := map[string]bool{}
+	for i, e := range es {
+		more := credential.RegisterOps(c.core.Tenant.ID, e.is.is)
+		if e.is.holder.field != "" {
+			more++
+		}
+		if !templates[e.is.template.ID] {
+			more += 2 // its check and its count
+		}
+		if ops += more; ops > table.MaxOps {
+			return i
+		}
+		templates[e.is.template.ID] = true
+	}
+	return len(es)
+}
+
+// write implements taker. When others were faster, it reads anew what the rows name.
+func (c *cards) write(ctx context.Context, lane int, es []*entry[cardRow]) error {
+	b := credential.Batch{Shard: lane, By: c.by, Subject: Subject(c.im.ID)}
+	holders := map[string]bool{}
+	for _, e := range es {
+		is := e.is.is
+		is.Import = c.place(e.line, e.content).String()
+		b.Cards = append(b.Cards, is)
+		b.Templates = append(b.Templates, e.is.template)
+		if is.Holder != "" && !holders[is.Holder] {
+			holders[is.Holder] = true
+			b.Checks = append(b.Checks, e.is.there)
+		}
+	}
+	err := c.is.Credentials.RegisterAll(ctx, c.core.Tenant.ID, b)
+	if errors.Is(err, problem.ErrConflict) && !errors.Is(err, credential.ErrThere) {
+		for _, e := range es {
+			if err := c.refresh(ctx, e); err != nil {
+				return err
+			}
+		}
+	}
+	return err
+}
+
+// refresh reads anew what a row names.
+func (c *cards) refresh(ctx context.Context, e *entry[cardRow]) error {
+	t, err := c.is.Credentials.Template(ctx, c.core.Tenant.ID, e.is.template.ID)
+	if errors.Is(err, problem.ErrNotFound) {
+		e.refuse(c.im.Column(Template), "is not the id or the name of a credential template")
+		return nil
+	} else if err != nil {
 		return err
 	}
-	_, hash, _ = strings.Cut(hash, ".")
-	e.content = hash[:hashSize]
+	e.is.template, e.unmanaged = t, e.is.is.HasFlag() && !t.ManagesExpiry()
+	return c.findHolder(ctx, e)
+}
+
+// findHolder finds the user that a row names.
+func (c *cards) findHolder(ctx context.Context, e *entry[cardRow]) error {
+	t := c.core.Tenant.ID
+	var u user.User
+	var err error
+	switch e.is.holder.field {
+	case HolderID:
+		u, err = c.is.Users.Get(ctx, t, e.is.holder.value)
+	case HolderUsername:
+		u, err = c.is.Users.ByUsername(ctx, t, e.is.holder.value)
+	case HolderExternalID:
+		u, err = c.is.Users.ByExternalID(ctx, t, e.is.holder.value)
+	default:
+		return nil
+	}
+	if errors.Is(err, problem.ErrNotFound) {
+		e.refuse(c.im.Column(e.is.holder.field), "names no user")
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("find holder: %w", err)
+	}
+	e.is.new.Holder, e.is.is.Holder = u.ID, u.ID
+	e.is.there = table.Check(table.UserKey(t, u.ID), table.IfVersion(u.Version))
 	return nil
 }
 
-// place is where a card comes from, as the credential has it: which row of which import,
-// and what the row said.
-type place struct {
-	im         string
-	part, line int
-	content    string
-}
-
-func (p place) String() string { return fmt.Sprintf("%s/%d/%d/%s", p.im, p.part, p.line, p.content) }
-
-func parsePlace(s string) (p place, ok bool) {
-	parts := strings.Split(s, "/")
-	if len(parts) != 4 {
-		return place{}, false
+// lookUp implements taker.
+func (c *cards) lookUp(ctx context.Context, e *entry[cardRow]) error {
+	there, err := c.is.Credentials.Get(ctx, c.core.Tenant.ID, e.key)
+	if errors.Is(err, problem.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
 	}
-	p.im, p.content = parts[0], parts[3]
-	_, err := fmt.Sscanf(parts[1]+" "+parts[2], "%d %d", &p.part, &p.line)
-	return p, err == nil
-}
-
-// Origin returns which import has brought a credential, by which line of which part; false
-// if none has.
-func Origin(c credential.Credential) (id string, part, line int, ok bool) {
-	p, ok := parsePlace(c.Import)
-	return p.im, p.part, p.line, ok
-}
-
-// twin decides a row whose card an earlier row of the import has brought.
-func (e *entry) twin(first place) {
-	if e.content == first.content {
+	if p, ok := c.ours(there.Import); ok {
+		if p == c.place(e.line, e.content) {
+			e.decide(taken) // by this row, when the part was sent before
+		} else {
+			twin(c.settings, e, p)
+		}
+		return nil
+	}
+	differs, err := there.Differs(c.core, e.is.template, e.is.new)
+	if err != nil {
+		return err
+	}
+	about := true // label and holder only
+	for _, field := range differs {
+		about = about && (field == "label" || field == "holder")
+		e.spoken = e.spoken || field == "puk" || field == "adminKey"
+	}
+	e.suspect = e.spoken
+	switch {
+	case len(differs) == 0:
 		e.decide(unchanged)
-		return
+	case c.im.Update && about:
+		return c.update(ctx, e, there)
+	default:
+		for _, field := range differs {
+			column := c.im.Column(Field(field))
+			if field == "holder" {
+				column = c.im.Column(e.is.holder.field)
+			}
+			e.refuse(column, "is not what is on record of this card, which an import does not overwrite")
+		}
 	}
-	e.refuse("", "has the card of line %d of part %d, with other content", first.line, first.part)
+	return nil
+}
+
+// update changes label and holder of a card to what a row says.
+func (c *cards) update(ctx context.Context, e *entry[cardRow], there credential.Credential) error {
+	if c.im.DryRun {
+		e.decide(updated)
+		return nil
+	}
+	_, err := c.is.Credentials.Update(ctx, c.core, c.by, tenant.RoleOperator, there.ID, there.Version, func(a *credential.About) {
+		if e.is.new.Label != "" {
+			a.Label = e.is.new.Label
+		}
+		if e.is.new.Holder != "" {
+			a.Holder = e.is.new.Holder
+		}
+	})
+	var invalid *problem.InvalidError
+	switch {
+	case err == nil:
+		e.decide(updated)
+	case errors.Is(err, problem.ErrState):
+		e.refuse("", "is of a card that is being unblocked; send the row again later")
+	case errors.Is(err, problem.ErrConflict), errors.Is(err, problem.ErrNotFound), errors.As(err, &invalid):
+		e.refuse("", "is of a card that somebody else changed at the same time; send the row again")
+	default:
+		return err
+	}
+	return nil
 }

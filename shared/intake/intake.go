@@ -1,7 +1,10 @@
-// Package intake imports cards from files: CSV or JSON Lines, sent in parts. Its
+// Package intake imports cards and users from files: CSV or JSON Lines, sent in parts. Its
 // invariants: a row is taken or refused, never half; what is there already is never
-// overwritten; and a part may be sent again at any time, for the card that a row has
-// brought says which row that was.
+// overwritten unasked, and a secret never; and a part may be sent again at any time, for
+// what a row has brought says which row that was.
+//
+// What the two kinds of rows have in common is in part.go, what is particular to each in
+// cards.go and users.go, behind taker.
 package intake
 
 import (
@@ -25,9 +28,10 @@ import (
 	"github.com/pinward/pinward/shared/user"
 )
 
-// Imports are the operations on imports. All fields must be set; Rand must be safe for
-// concurrent use.
+// Imports are the operations on imports of one kind; those of the other are not found. All
+// fields must be set; Rand must be safe for concurrent use.
 type Imports struct {
+	Kind        Kind
 	Table       table.Table
 	Credentials *credential.Credentials
 	Users       *user.Users
@@ -55,10 +59,30 @@ const (
 // Formats lists them all.
 func Formats() []Format { return []Format{CSV, JSONLines} }
 
+// Kind is what an import brings.
+type Kind string
+
+// The kinds.
+const (
+	Cards Kind = "cards"
+	Users Kind = "users"
+)
+
+// noun is one of it.
+func (k Kind) noun() string { return strings.TrimSuffix(string(k), "s") }
+
+// job is what its imports are among the tenant's jobs.
+func (k Kind) job() string {
+	if k == Users {
+		return "userImport"
+	}
+	return "import"
+}
+
 // Field is what a column can hold.
 type Field string
 
-// The fields. Of those for the holder a row may have one.
+// The fields of cards. Of those for the holder a row may have one.
 const (
 	CardID           Field = "cardId" // hex
 	Family           Field = "family" // must be the template's
@@ -73,13 +97,32 @@ const (
 	PINExpiresAt     Field = "pinExpiresAt" // a date, or an RFC 3339 time
 )
 
-// Fields lists them all.
-func Fields() []Field {
+// The fields of users.
+const (
+	Username    Field = "username" // whatever its case
+	DisplayName Field = "displayName"
+	Mail        Field = "mail"
+	Phone       Field = "phone"
+	StaffNumber Field = "staffNumber"
+	ExternalID  Field = "externalId"
+	Groups      Field = "groups" // separated by semicolons; in JSON Lines a list too
+	PIN         Field = "pin"    // as it is, or as JWE
+)
+
+// Fields lists all of a kind, the first of which says what the row is about and is needed.
+func (k Kind) Fields() []Field {
+	if k == Users {
+		return []Field{Username, DisplayName, Mail, Phone, StaffNumber, ExternalID, Groups, PIN}
+	}
 	return []Field{CardID, Family, Template, HolderID, HolderUsername, HolderExternalID, Label, Serial, PUK, AdminKey, PINExpiresAt}
 }
 
+// key is the field that says what a row is about.
+func (k Kind) key() Field { return k.Fields()[0] }
+
 // Options are how an import is to be done.
 type Options struct {
+	Kind      Kind // that of the Imports, whatever is given
 	Format    Format
 	Delimiter string // of CSV: "," (also ""), ";" or a tab
 	// Columns are the names that the file's columns have, by what they hold; without any,
@@ -87,13 +130,14 @@ type Options struct {
 	Columns map[Field]string
 	// IgnoreOthers lets columns be that Columns does not name.
 	IgnoreOthers bool
-	// Template is for rows that name none: an id.
+	// Template is for rows of cards that name none: an id.
 	Template string
-	// DryRun only tells what would happen; with Update, of a card that is in the file more
+	// DryRun only tells what would happen; with Update, of what is there and in the file more
 	// than once, as if each row were the only one.
 	DryRun bool
-	// Update lets rows of cards that are there already change label and holder, which are
-	// else refused.
+	// Update lets rows of what is there already change it, which are else refused: label and
+	// holder of a card; of a user all that the row says, and a PIN is given to who never had
+	// one.
 	Update bool
 }
 
@@ -114,8 +158,8 @@ func (o Options) Column(f Field) string {
 
 // names returns the fields by the names of their columns.
 func (o Options) names() map[string]Field {
-	names := make(map[string]Field, len(Fields()))
-	for _, f := range Fields() {
+	names := make(map[string]Field, len(o.Kind.Fields()))
+	for _, f := range o.Kind.Fields() {
 		if name := o.Column(f); name != "" {
 			names[name] = f
 		}
@@ -138,8 +182,8 @@ func (o Options) Validate() error {
 	for _, f := range slices.Sorted(maps.Keys(o.Columns)) {
 		name := o.Columns[f]
 		switch {
-		case !slices.Contains(Fields(), f):
-			vs.Add("unknown", "columns", "has what is none of %s", fieldNames())
+		case !slices.Contains(o.Kind.Fields(), f):
+			vs.Add("unknown", "columns", "has what is none of %s", o.Kind.fieldNames())
 		case name == "" || len(name) > 100 || strings.TrimSpace(name) != name:
 			vs.Add("length", "columns."+string(f), "must be the column's name: 1 to 100 bytes, without space around them")
 		case by[name] != "":
@@ -147,18 +191,20 @@ func (o Options) Validate() error {
 		}
 		by[name] = f
 	}
-	if o.Column(CardID) == "" {
-		vs.Add("missing", "columns.cardId", "is needed")
+	if key := o.Kind.key(); o.Column(key) == "" {
+		vs.Add("missing", "columns."+string(key), "is needed")
 	}
-	if o.Template == "" && o.Column(Template) == "" {
+	if o.Kind == Cards && o.Template == "" && o.Column(Template) == "" {
 		vs.Add("missing", "template", "must be given for all rows, or by a column")
+	} else if o.Kind != Cards && o.Template != "" {
+		vs.Add("inconsistent", "template", "is for cards")
 	}
 	return vs.Err()
 }
 
-func fieldNames() string {
+func (k Kind) fieldNames() string {
 	var names []string
-	for _, f := range Fields() {
+	for _, f := range k.Fields() {
 		names = append(names, string(f))
 	}
 	return strings.Join(names, ", ")
@@ -180,7 +226,7 @@ type Counts struct {
 	Updated   int `json:"updated,omitzero"`
 	Unchanged int `json:"unchanged,omitzero"`
 	Refused   int `json:"refused,omitzero"`
-	// Unmanaged are those of Taken that have a PIN expiry flag and a template without
+	// Unmanaged are those of Taken that are cards and have a PIN expiry flag and a template without
 	// server-managed expiry.
 	Unmanaged int `json:"unmanaged,omitzero"`
 }
@@ -233,6 +279,7 @@ type Part struct {
 func (im Import) Validate() error { return im.Options.Validate() }
 
 type storedImport struct {
+	Kind         Kind             `json:"kind,omitempty"`
 	Format       Format           `json:"format"`
 	Delimiter    string           `json:"delimiter,omitempty"`
 	Columns      map[Field]string `json:"columns,omitempty"`
@@ -252,17 +299,14 @@ type importRecord struct {
 	Import
 }
 
-// kind is what imports are among the tenant's jobs.
-const kind = "import"
-
 // Item implements table.Record.
 func (r importRecord) Item() (table.Item, error) {
 	im := r.Import
-	data, err := json.Marshal(storedImport{im.Format, im.Delimiter, im.Columns, im.IgnoreOthers, im.Template, im.DryRun, im.Update,
+	data, err := json.Marshal(storedImport{im.Kind, im.Format, im.Delimiter, im.Columns, im.IgnoreOthers, im.Template, im.DryRun, im.Update,
 		im.State, im.CreatedAt, im.EndedAt, im.Parts, im.fields})
 	return table.Item{
 		Key:     table.JobKey(r.tenant, im.ID),
-		Indexes: []table.IndexKey{table.JobListed(r.tenant, kind, im.ID)}, ExpiresAt: im.CreatedAt.Add(kept), Data: data,
+		Indexes: []table.IndexKey{table.JobListed(r.tenant, im.Kind.job(), im.ID)}, ExpiresAt: im.CreatedAt.Add(kept), Data: data,
 	}, err
 }
 
@@ -271,8 +315,11 @@ func decodeImport(id string, item table.Item) (Import, error) {
 	if err := item.Decode(&s); err != nil {
 		return Import{}, err
 	}
+	if s.Kind == "" && s.Format != "" { // of before there were users among them
+		s.Kind = Cards
+	}
 	return Import{
-		ID: id, Options: Options{s.Format, s.Delimiter, s.Columns, s.IgnoreOthers, s.Template, s.DryRun, s.Update},
+		ID: id, Options: Options{s.Kind, s.Format, s.Delimiter, s.Columns, s.IgnoreOthers, s.Template, s.DryRun, s.Update},
 		State: s.State, CreatedAt: s.CreatedAt, EndedAt: s.EndedAt, Parts: s.Parts, fields: s.Fields, Version: item.Version,
 	}, nil
 }
@@ -328,6 +375,7 @@ var errBusy = fmt.Errorf("%w: others change the import at the same time", proble
 // Create begins an import.
 func (is *Imports) Create(ctx context.Context, core tenant.Core, by audit.Actor, o Options) (Import, error) {
 	t, now := core.Tenant.ID, is.Now()
+	o.Kind = is.Kind
 	var vs problem.Violations
 	if err := vs.Merge(o.Validate()); err != nil {
 		return Import{}, err
@@ -347,7 +395,7 @@ func (is *Imports) Create(ctx context.Context, core tenant.Core, by audit.Actor,
 		return Import{}, fmt.Errorf("make an import id: %w", err)
 	}
 	im := Import{ID: id.String(), Options: o, State: Open, CreatedAt: now.UTC().Truncate(time.Second)}
-	details := map[string]string{"format": string(o.Format)}
+	details := map[string]string{"kind": string(o.Kind), "format": string(o.Format)}
 	for name, on := range map[string]bool{"dryRun": o.DryRun, "update": o.Update} {
 		if on {
 			details[name] = "true"
@@ -370,7 +418,7 @@ func (is *Imports) Get(ctx context.Context, t table.TenantID, id string) (Import
 		return Import{}, fmt.Errorf("load import: %w", err)
 	}
 	im, err := decodeImport(id, item)
-	if err == nil && im.Format == "" { // another kind of job
+	if err == nil && im.Kind != is.Kind { // or another job, which has none
 		return Import{}, fmt.Errorf("import %w", problem.ErrNotFound)
 	}
 	return im, err
@@ -379,7 +427,7 @@ func (is *Imports) Get(ctx context.Context, t table.TenantID, id string) (Import
 // List returns up to limit imports, the newest first, that come after the id beyond, and
 // the id to go on from, "" if there are no more.
 func (is *Imports) List(ctx context.Context, t table.TenantID, beyond string, limit int) ([]Import, string, error) {
-	shards := table.Jobs(t, kind)
+	shards := table.Jobs(t, is.Kind.job())
 	for i := range shards {
 		shards[i] = shards[i].Descending()
 	}
@@ -423,7 +471,7 @@ func Total(parts []Part) (sum Counts) {
 	return sum
 }
 
-// Warnings are what should be seen to, though it keeps no card out.
+// Warnings are what should be seen to, though it keeps nothing out.
 func Warnings(c Counts) (list []string) {
 	if c.Unmanaged > 0 {
 		list = append(list, fmt.Sprintf("%d cards have a PIN expiry flag, and a template without server-managed PIN expiry: nobody is reminded, and no flag is set anew, until the template has it", c.Unmanaged))
@@ -452,7 +500,7 @@ func (is *Imports) Finish(ctx context.Context, core tenant.Core, by audit.Actor,
 	})
 }
 
-// Cancel ends an import as it is. The cards that it has brought stay.
+// Cancel ends an import as it is. What it has brought stays.
 func (is *Imports) Cancel(ctx context.Context, core tenant.Core, by audit.Actor, id string) (Import, error) {
 	return is.end(ctx, core, by, id, Cancelled, func(Import, []Part) error { return nil })
 }
@@ -486,7 +534,7 @@ func (is *Imports) end(ctx context.Context, core tenant.Core, by audit.Actor, id
 			record.Details["dryRun"] = "true"
 		}
 		ops := []table.Op{table.Put(importRecord{t, im}, table.IfVersion(im.Version)), is.Audit.Op(ctx, t, record)}
-		if state == Finished && !im.DryRun {
+		if im.Kind == Cards && state == Finished && !im.DryRun {
 			after, err := is.Credentials.AfterImport(ctx, core)
 			if err != nil {
 				return Import{}, err

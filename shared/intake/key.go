@@ -2,9 +2,11 @@ package intake
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,11 +88,11 @@ func (is *Imports) makeKey(ctx context.Context, core tenant.Core, by audit.Actor
 	if err != nil {
 		return fmt.Errorf("make import key: %w", err)
 	}
-	thumbprint, err := (&jose.JSONWebKey{Key: private.Public()}).Thumbprint(thumbprintHash)
+	thumbprint, err := (&jose.JSONWebKey{Key: private.Public()}).Thumbprint(crypto.SHA256)
 	if err != nil {
 		return fmt.Errorf("make import key: %w", err)
 	}
-	s := storedKey{ID: encodeHash(thumbprint[:12])}
+	s := storedKey{ID: base64.RawURLEncoding.EncodeToString(thumbprint[:12])}
 	if s.Sealed, err = core.Keys.Seal(keyPurpose(t, s.ID), plain); err != nil {
 		return fmt.Errorf("seal import key: %w", err)
 	}

@@ -2,31 +2,33 @@ package intake
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pinward/pinward/shared/audit"
-	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
-	"github.com/pinward/pinward/shared/user"
 )
 
 const (
-	// lanes write at the same time. Each counts cards in a shard of its own, so that they do
-	// not meet there.
+	// lanes write at the same time. Each counts in a shard of its own, so that they do not
+	// meet there.
 	lanes     = table.CountShards
 	roundSize = lanes * 64 // rows in work
 
 	patience  = 20 * time.Second // of a call: an HTTP API waits 30 s
 	saveEvery = 2 * time.Second
 	saveSize  = 250_000 // bytes of the result
-	// laneTries bounds how often a Write begins anew because somebody else was faster.
+	// laneTries bounds how often a Write begins anew because somebody else was faster, and
+	// nothing comes of it.
 	laneTries = 50
 )
 
@@ -60,8 +62,18 @@ func (is *Imports) Part(ctx context.Context, core tenant.Core, by audit.Actor, i
 		} else if err != nil || p.Done {
 			return p, err
 		}
-		r := &run{is: is, by: by, settings: settings{core: core, im: im, zone: core.Tenant.Settings.Location()}, part: p, spoken: map[string]int{}}
-		return r.do(ctx, data)
+		s := &settings{is: is, core: core, by: by, im: im, number: number}
+		if _, s.key, err = is.privateKey(ctx, core); err != nil && !errors.Is(err, problem.ErrNotFound) {
+			return Part{}, err
+		}
+		if im.Kind == Users {
+			return take(ctx, s, &users{settings: s}, p, data)
+		}
+		cards, err := newCards(ctx, s)
+		if err != nil {
+			return Part{}, err
+		}
+		return take(ctx, s, cards, p, data)
 	}
 	return Part{}, errBusy
 }
@@ -141,36 +153,178 @@ func (is *Imports) part(ctx context.Context, t table.TenantID, id string, number
 	return decodePart(item)
 }
 
-// run is the work on a part.
-type run struct {
-	is *Imports
-	by audit.Actor
-	settings
-	part Part
-
-	// careful: many cards are there already, so each is looked up before the Write.
-	careful bool
-	// spoken are the lines that told a card's secrets wrong. Nobody guesses twice.
-	spoken map[string]int
-	wrong  []string // those cards, as far as it is not recorded yet
-	kept   []told   // of the result, not saved yet
-	size   int      // of kept
-	memory *memory  // of a dry run
-	begun  time.Time
-	saved  time.Time
+// settings are what all rows of a part are read by.
+type settings struct {
+	is     *Imports
+	core   tenant.Core
+	by     audit.Actor
+	im     Import
+	number int               // the part's
+	key    *ecdsa.PrivateKey // the import key; nil if there is none
+	memory *memory           // of a dry run
 }
 
-func (r *run) do(ctx context.Context, data []byte) (Part, error) {
-	all, err := r.is.Credentials.Templates(ctx, r.core.Tenant.ID)
+// taker takes rows of one kind, of which an entry holds a T. Its methods are called for
+// different entries at the same time.
+type taker[T any] interface {
+	// round reads what the next rows are judged by. ahead is how many rows a dry run would
+	// have taken by now.
+	round(ctx context.Context, ahead int) error
+	// prepare reads a row, decides those that are wrong by themselves, and sets what others
+	// are known by.
+	prepare(ctx context.Context, e *entry[T]) error
+	// lookUp decides a row of what is there already, or of what somebody else has.
+	lookUp(ctx context.Context, e *entry[T]) error
+	// fit returns how many of the rows, in their order, one Write takes.
+	fit(es []*entry[T]) int
+	// write brings what all rows are about, or nothing of it. That is problem.ErrConflict if
+	// something is there, or others were faster.
+	write(ctx context.Context, lane int, es []*entry[T]) error
+	// candidates returns what of the keys and claims a row may have can be told from itself.
+	candidates(r row) ([]string, error)
+	// suspicion returns the audit record of entries that are suspect, by their keys.
+	suspicion(keys []string) (action string, details map[string]string)
+}
+
+// entry is a row on its way into the table.
+type entry[T any] struct {
+	row
+	id      string   // what the result calls the card or user; "" if that cannot be told
+	key     string   // of what the row is about; rows with the same are about the same
+	claims  []string // what else only one can have
+	content string   // keyed hash of what the row says
+	lane    int
+	is      T
+
+	outcome   outcome
+	doubtful  bool   // it is looked up before it is written
+	lost      string // the claim that somebody else has
+	spoken    bool   // its secrets were found to be others than the card's
+	suspect   bool   // it may come from somebody who guesses
+	unmanaged bool   // see Counts
+}
+
+// outcome is what became of a row.
+type outcome string
+
+const (
+	undecided outcome = ""
+	taken     outcome = "taken"
+	updated   outcome = "updated"
+	unchanged outcome = "unchanged"
+	refused   outcome = "refused"
+)
+
+func (e *entry[T]) decide(o outcome) { e.outcome = o }
+
+func (e *entry[T]) refuse(column, reason string, args ...any) {
+	e.tell(column, reason, args...)
+	e.outcome = refused
+}
+
+// twin decides a row about what an earlier row of the import has brought.
+func twin[T any](s *settings, e *entry[T], first place) {
+	if e.content == first.content {
+		e.decide(unchanged)
+		return
+	}
+	e.refuse("", "has the %s of line %d of part %d, with other content", s.im.Kind.noun(), first.line, first.part)
+}
+
+// hashSize is how much is kept of a row's hash: enough that two rows of a file about the
+// same do not have it by chance.
+const hashSize = 11 // in base64, 66 bits
+
+// hash returns a keyed hash of what a row says. It differs for different keys, so that it
+// does not show who has the same PIN.
+func (s *settings) hash(key, says string) (string, error) {
+	hash, err := s.core.Keys.Fingerprint("import row", fmt.Appendf(nil, "%q %s", key, says))
 	if err != nil {
-		return Part{}, err
+		return "", err
 	}
-	r.templates = index(all)
-	if _, r.key, err = r.is.privateKey(ctx, r.core); err != nil && !errors.Is(err, problem.ErrNotFound) {
-		return Part{}, err
+	_, hash, _ = strings.Cut(hash, ".")
+	return hash[:hashSize], nil
+}
+
+// secretOf returns a row's secret in the clear, in which it goes no further than into its
+// seal or keyed value; nil if the row has none.
+func (s *settings) secretOf(r *row, f Field) (*secret.Text, error) {
+	v := r.value(f)
+	if v == "" {
+		return nil, nil
 	}
+	if !isJWE(v) {
+		t := secret.New(v)
+		return &t, nil
+	}
+	t, err := openJWE(s.key, v)
+	if err != nil {
+		return nil, err
+	}
+	return &t, nil
+}
+
+// place is where a card or user comes from, as it has it: which row of which import, and
+// what the row said.
+type place struct {
+	im         string
+	part, line int
+	content    string
+}
+
+func (p place) String() string { return fmt.Sprintf("%s/%d/%d/%s", p.im, p.part, p.line, p.content) }
+
+func parsePlace(s string) (p place, ok bool) {
+	parts := strings.Split(s, "/")
+	if len(parts) != 4 {
+		return place{}, false
+	}
+	p.im, p.content = parts[0], parts[3]
+	_, err := fmt.Sscanf(parts[1]+" "+parts[2], "%d %d", &p.part, &p.line)
+	return p, err == nil
+}
+
+// Origin returns which import has brought a card or user, by which line of which part, from
+// the Import that it has; false if none has.
+func Origin(from string) (id string, part, line int, ok bool) {
+	p, ok := parsePlace(from)
+	return p.im, p.part, p.line, ok
+}
+
+// place is that of a row of this part.
+func (s *settings) place(line int, content string) place {
+	return place{s.im.ID, s.number, line, content}
+}
+
+// ours returns the row of this import from which something comes; false if it does not.
+func (s *settings) ours(from string) (place, bool) {
+	p, ok := parsePlace(from)
+	return p, ok && p.im == s.im.ID
+}
+
+// run is the work on a part.
+type run[T any] struct {
+	*settings
+	taker taker[T]
+	part  Part
+
+	// careful: much is there already, so each row is looked up before the Write.
+	careful bool
+	// spoken are the lines that told a card's secrets wrong. Nobody guesses twice.
+	spoken   map[string]int
+	suspects []string // keys, as far as it is not recorded yet
+	kept     []told   // of the result, not saved yet
+	size     int      // of kept
+	before   int      // how many rows a dry run would have taken in the parts before
+	begun    time.Time
+	saved    time.Time
+}
+
+// take works on a part.
+func take[T any](ctx context.Context, s *settings, t taker[T], p Part, data []byte) (Part, error) {
+	r := &run[T]{settings: s, taker: t, part: p, spoken: map[string]int{}}
 	if r.im.DryRun {
-		if r.memory, err = r.recall(ctx, data); err != nil {
+		if err := r.recall(ctx, data); err != nil {
 			return Part{}, err
 		}
 	}
@@ -183,7 +337,7 @@ func (r *run) do(ctx context.Context, data []byte) (Part, error) {
 		}
 	}
 	for {
-		var round []*entry
+		var round []*entry[T]
 		for len(round) < roundSize {
 			row, err := rows.next()
 			if errors.Is(err, io.EOF) {
@@ -191,7 +345,7 @@ func (r *run) do(ctx context.Context, data []byte) (Part, error) {
 			} else if err != nil {
 				return Part{}, err
 			}
-			round = append(round, &entry{row: row})
+			round = append(round, &entry[T]{row: row})
 		}
 		if len(round) == 0 {
 			r.part.Done = true
@@ -220,21 +374,26 @@ func (r *run) do(ctx context.Context, data []byte) (Part, error) {
 	}
 }
 
-func (r *run) place(e *entry) place { return place{r.im.ID, r.part.Number, e.line, e.content} }
-
-// round decides rows, of which several may have the same card: as if they came one after
-// the other.
-func (r *run) round(ctx context.Context, all []*entry) error {
-	err := spread(all, func(_ int, es []*entry) error {
+// round decides rows, of which several may be about the same, or claim the same: as if they
+// came one after the other.
+func (r *run[T]) round(ctx context.Context, all []*entry[T]) error {
+	ahead := 0
+	if r.im.DryRun {
+		ahead = r.before + r.part.Counts.Taken
+	}
+	if err := r.taker.round(ctx, ahead); err != nil {
+		return err
+	}
+	each := (len(all) + lanes - 1) / lanes
+	for i, e := range all {
+		e.lane = i / each
+	}
+	err := spread(all, func(_ int, es []*entry[T]) error {
 		for _, e := range es {
 			if e.faults != nil {
 				e.outcome = refused
-			} else if err := r.prepare(r.is.Credentials, e); err != nil {
+			} else if err := r.taker.prepare(ctx, e); err != nil {
 				return err
-			} else if e.outcome == undecided {
-				if err := r.findHolder(ctx, e); err != nil {
-					return err
-				}
 			}
 		}
 		return nil
@@ -243,37 +402,61 @@ func (r *run) round(ctx context.Context, all []*entry) error {
 		return err
 	}
 	there := false
+	lost := map[string]bool{} // claims that no row can have any more
 	for pending := undecidedOf(all); len(pending) > 0; {
-		first := make(map[string]*entry, len(pending))
-		var leaders, others []*entry
+		first := make(map[string]*entry[T], len(pending))
+		var leaders, others []*entry[T]
 		for _, e := range pending {
-			if line, ok := r.spoken[e.card]; ok {
+			if line, ok := r.spoken[e.key]; ok {
 				e.refuse("", "has the card of line %d of this part, which tells its secrets wrong", line)
-			} else if p, ok := r.memory.find(e); ok {
-				e.twin(p)
-			} else if first[e.card] == nil {
-				first[e.card] = e
+				continue
+			}
+			if p, ok := r.memory.find(e.key); ok {
+				twin(r.settings, e, p)
+				continue
+			}
+			alone := true
+			for _, k := range append([]string{e.key}, e.claims...) {
+				if lost[k] {
+					e.doubtful = true
+				} else if first[k] == nil {
+					first[k] = e
+				} else {
+					alone = false
+				}
+			}
+			if alone {
 				leaders = append(leaders, e)
 			} else {
 				others = append(others, e)
 			}
 		}
-		if err := spread(leaders, func(lane int, es []*entry) error { return r.lane(ctx, lane, es) }); err != nil {
+		if err := spread(leaders, func(lane int, es []*entry[T]) error { return r.lane(ctx, lane, es) }); err != nil {
 			return err
 		}
 		for _, e := range leaders {
 			if e.spoken {
-				r.spoken[e.card] = e.line
-				r.wrong = append(r.wrong, e.card)
+				r.spoken[e.key] = e.line
+			}
+			if e.suspect {
+				r.suspects = append(r.suspects, e.key)
 			}
 			if e.outcome == taken {
-				r.memory.add(e, r.place(e))
+				p := r.place(e.line, e.content)
+				r.memory.add(e.key, p)
+				for _, k := range e.claims {
+					r.memory.add(k, p)
+					lost[k] = true
+				}
+			}
+			if e.lost != "" {
+				lost[e.lost] = true
 			}
 			there = there || e.outcome == unchanged || e.outcome == updated || e.spoken
 		}
 		for _, e := range others {
-			if l := first[e.card]; l.outcome == taken {
-				e.twin(r.place(l))
+			if l := first[e.key]; l.outcome == taken {
+				twin(r.settings, e, r.place(l.line, l.content))
 			}
 		}
 		pending = undecidedOf(others)
@@ -282,7 +465,7 @@ func (r *run) round(ctx context.Context, all []*entry) error {
 	return nil
 }
 
-func undecidedOf(es []*entry) (rest []*entry) {
+func undecidedOf[T any](es []*entry[T]) (rest []*entry[T]) {
 	for _, e := range es {
 		if e.outcome == undecided {
 			rest = append(rest, e)
@@ -291,206 +474,53 @@ func undecidedOf(es []*entry) (rest []*entry) {
 	return rest
 }
 
-// spread lets lanes work on slices of the rows at the same time.
-func spread(es []*entry, work func(lane int, es []*entry) error) error {
+// spread lets each lane work on its rows, at the same time.
+func spread[T any](es []*entry[T], work func(lane int, es []*entry[T]) error) error {
+	var by [lanes][]*entry[T]
+	for _, e := range es {
+		by[e.lane] = append(by[e.lane], e)
+	}
 	var g errgroup.Group
-	each := (len(es) + lanes - 1) / lanes
-	for lane := 0; len(es) > 0; lane++ {
-		n := min(each, len(es))
-		mine := es[:n]
-		g.Go(func() error { return work(lane, mine) })
-		es = es[n:]
+	for lane, mine := range by {
+		if len(mine) > 0 {
+			g.Go(func() error { return work(lane, mine) })
+		}
 	}
 	return g.Wait()
 }
 
-// lane decides rows of different cards.
-func (r *run) lane(ctx context.Context, lane int, es []*entry) error {
-	t := r.core.Tenant.ID
+// lane decides rows of which no two are about the same, or claim the same.
+func (r *run[T]) lane(ctx context.Context, lane int, es []*entry[T]) error {
 	careful, attempts := r.careful || r.im.DryRun, 0
 	for todo := undecidedOf(es); len(todo) > 0; todo = undecidedOf(todo) {
-		batch := r.fit(todo)
-		if careful {
-			for _, e := range batch {
-				if err := r.lookUp(ctx, e); err != nil {
+		batch := todo[:r.taker.fit(todo)]
+		for _, e := range batch {
+			if careful || e.doubtful {
+				if err := r.taker.lookUp(ctx, e); err != nil {
 					return err
 				}
 			}
-			if batch = undecidedOf(batch); len(batch) == 0 {
-				continue
-			}
 		}
-		if r.im.DryRun {
-			for _, e := range batch {
-				e.decide(taken)
-			}
+		if batch = undecidedOf(batch); len(batch) == 0 {
 			continue
 		}
-		err := r.is.Credentials.RegisterAll(ctx, t, r.batch(batch, lane))
-		switch {
-		case err == nil:
-			for _, e := range batch {
-				e.decide(taken)
-			}
-		case errors.Is(err, credential.ErrThere):
+		var err error
+		if !r.im.DryRun {
+			err = r.taker.write(ctx, lane, batch)
+		}
+		if errors.Is(err, problem.ErrConflict) {
 			careful = true
-		case errors.Is(err, problem.ErrConflict):
 			if attempts++; attempts > laneTries {
-				return fmt.Errorf("import cards: %w: many are registered at once", problem.ErrUnavailable)
+				return fmt.Errorf("import %s: %w: others are faster", r.im.Kind, problem.ErrUnavailable)
 			}
-			for _, e := range batch {
-				if err := r.refresh(ctx, e); err != nil {
-					return err
-				}
-			}
-		default:
-			return fmt.Errorf("import cards: %w", err)
+			continue
+		} else if err != nil {
+			return fmt.Errorf("import %s: %w", r.im.Kind, err)
 		}
-	}
-	return nil
-}
-
-// fit returns as many of the rows as one Write takes.
-func (r *run) fit(es []*entry) []*entry {
-	ops := 1 // the audit record
-	templates := map[string]bool{}
-	for i, e := range es {
-		more := credential.RegisterOps(r.core.Tenant.ID, e.is)
-		if e.holder.field != "" {
-			more++
+		attempts = 0
+		for _, e := range batch {
+			e.decide(taken)
 		}
-		if !templates[e.template.ID] {
-			more += 2 // its check and its count
-		}
-		if ops += more; ops > table.MaxOps {
-			return es[:i]
-		}
-		templates[e.template.ID] = true
-	}
-	return es
-}
-
-func (r *run) batch(es []*entry, lane int) credential.Batch {
-	b := credential.Batch{Shard: lane, By: r.by, Subject: Subject(r.im.ID)}
-	holders := map[string]bool{}
-	for _, e := range es {
-		is := e.is
-		is.Import = r.place(e).String()
-		b.Cards = append(b.Cards, is)
-		b.Templates = append(b.Templates, e.template)
-		if is.Holder != "" && !holders[is.Holder] {
-			holders[is.Holder] = true
-			b.Checks = append(b.Checks, e.there)
-		}
-	}
-	return b
-}
-
-// refresh reads anew what a row names.
-func (r *run) refresh(ctx context.Context, e *entry) error {
-	t, err := r.is.Credentials.Template(ctx, r.core.Tenant.ID, e.template.ID)
-	if errors.Is(err, problem.ErrNotFound) {
-		e.refuse(r.im.Column(Template), "is not the id or the name of a credential template")
-		return nil
-	} else if err != nil {
-		return err
-	}
-	e.template = t
-	return r.findHolder(ctx, e)
-}
-
-// findHolder finds the user that a row names.
-func (r *run) findHolder(ctx context.Context, e *entry) error {
-	t := r.core.Tenant.ID
-	var u user.User
-	var err error
-	switch e.holder.field {
-	case HolderID:
-		u, err = r.is.Users.Get(ctx, t, e.holder.value)
-	case HolderUsername:
-		u, err = r.is.Users.ByUsername(ctx, t, e.holder.value)
-	case HolderExternalID:
-		u, err = r.is.Users.ByExternalID(ctx, t, e.holder.value)
-	default:
-		return nil
-	}
-	if errors.Is(err, problem.ErrNotFound) {
-		e.refuse(r.im.Column(e.holder.field), "names no user")
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("find holder: %w", err)
-	}
-	e.new.Holder, e.is.Holder = u.ID, u.ID
-	e.there = table.Check(table.UserKey(t, u.ID), table.IfVersion(u.Version))
-	return nil
-}
-
-// lookUp decides a row whose card is there already.
-func (r *run) lookUp(ctx context.Context, e *entry) error {
-	c, err := r.is.Credentials.Get(ctx, r.core.Tenant.ID, e.card)
-	if errors.Is(err, problem.ErrNotFound) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	if p, ok := parsePlace(c.Import); ok && p.im == r.im.ID {
-		if p == r.place(e) {
-			e.decide(taken) // by this row, when the part was sent before
-		} else {
-			e.twin(p)
-		}
-		return nil
-	}
-	differs, err := c.Differs(r.core, e.template, e.new)
-	if err != nil {
-		return err
-	}
-	about := true // label and holder only
-	for _, field := range differs {
-		about = about && (field == "label" || field == "holder")
-		e.spoken = e.spoken || field == "puk" || field == "adminKey"
-	}
-	switch {
-	case len(differs) == 0:
-		e.decide(unchanged)
-	case r.im.Update && about:
-		return r.update(ctx, e, c)
-	default:
-		for _, field := range differs {
-			column := r.im.Column(Field(field))
-			if field == "holder" {
-				column = r.im.Column(e.holder.field)
-			}
-			e.refuse(column, "is not what is on record of this card, which an import does not overwrite")
-		}
-	}
-	return nil
-}
-
-// update changes label and holder of a card to what a row says.
-func (r *run) update(ctx context.Context, e *entry, c credential.Credential) error {
-	if r.im.DryRun {
-		e.decide(updated)
-		return nil
-	}
-	_, err := r.is.Credentials.Update(ctx, r.core, r.by, tenant.RoleOperator, c.ID, c.Version, func(a *credential.About) {
-		if e.new.Label != "" {
-			a.Label = e.new.Label
-		}
-		if e.new.Holder != "" {
-			a.Holder = e.new.Holder
-		}
-	})
-	var invalid *problem.InvalidError
-	switch {
-	case err == nil:
-		e.decide(updated)
-	case errors.Is(err, problem.ErrState):
-		e.refuse("", "is of a card that is being unblocked; send the row again later")
-	case errors.Is(err, problem.ErrConflict), errors.Is(err, problem.ErrNotFound), errors.As(err, &invalid):
-		e.refuse("", "is of a card that somebody else changed at the same time; send the row again")
-	default:
-		return err
 	}
 	return nil
 }

@@ -22,14 +22,14 @@ const maxKept = 2_000_000
 // told is a row of the result.
 type told struct {
 	Line    int      `json:"l"`
-	Card    string   `json:"c,omitempty"`
+	ID      string   `json:"c,omitempty"` // a card's, or a username
 	Outcome outcome  `json:"o"`
 	Faults  []string `json:"f,omitempty"` // column, reason, column, reason, ...
 }
 
 // size is about what a row takes.
 func (t told) size() int {
-	n := 30 + len(t.Card)
+	n := 30 + len(t.ID)
 	for _, f := range t.Faults {
 		n += len(f) + 3
 	}
@@ -54,14 +54,14 @@ func (c chunk) Item() (table.Item, error) {
 }
 
 // note counts decided rows, and keeps those that were not taken for the result.
-func (r *run) note(es []*entry) {
+func (r *run[T]) note(es []*entry[T]) {
 	for _, e := range es {
 		r.part.Rows++
 		c := &r.part.Counts
 		switch e.outcome {
 		case taken:
 			c.Taken++
-			if e.is.HasFlag() && !e.template.ManagesExpiry() {
+			if e.unmanaged {
 				c.Unmanaged++
 			}
 			continue
@@ -72,7 +72,7 @@ func (r *run) note(es []*entry) {
 		case refused:
 			c.Refused++
 		}
-		t := told{Line: e.line, Card: e.card, Outcome: e.outcome}
+		t := told{Line: e.line, ID: e.id, Outcome: e.outcome}
 		for _, f := range e.faults {
 			t.Faults = append(t.Faults, f.column, f.reason)
 		}
@@ -87,7 +87,7 @@ func (r *run) note(es []*entry) {
 }
 
 // save stores how far the part has come.
-func (r *run) save(ctx context.Context) error {
+func (r *run[T]) save(ctx context.Context) error {
 	t := r.core.Tenant.ID
 	p := r.part
 	var ops []table.Op
@@ -106,11 +106,9 @@ func (r *run) save(ctx context.Context) error {
 	for _, piece := range r.memory.take() {
 		put(chunk{Memory: piece})
 	}
-	if len(r.wrong) > 0 { // it may be somebody who guesses
-		ops = append(ops, r.is.Audit.Op(ctx, t, audit.Record{
-			Actor: r.by, Action: "import.secretsDiffer", Subject: Subject(r.im.ID), Outcome: audit.Refused,
-			Details: map[string]string{"cards": fmt.Sprint(len(r.wrong)), "credentials": strings.Join(r.wrong[:min(len(r.wrong), 50)], " ")},
-		}))
+	if len(r.suspects) > 0 {
+		action, details := r.taker.suspicion(r.suspects)
+		ops = append(ops, r.is.Audit.Op(ctx, t, audit.Record{Actor: r.by, Action: action, Subject: Subject(r.im.ID), Outcome: audit.Refused, Details: details}))
 	}
 	ops = append(ops, table.Put(partRecord{t, r.im, p}, table.IfVersion(p.version)))
 	err := r.is.Table.Write(ctx, ops...)
@@ -120,7 +118,7 @@ func (r *run) save(ctx context.Context) error {
 		return fmt.Errorf("save part %d: %w", p.Number, err)
 	}
 	p.version++
-	r.part, r.kept, r.size, r.wrong = p, nil, 0, nil
+	r.part, r.kept, r.size, r.suspects = p, nil, 0, nil
 	return nil
 }
 
@@ -147,12 +145,13 @@ func (is *Imports) chunks(ctx context.Context, t table.TenantID, id string, p Pa
 // resultSize is how much CSV is written at once: at most that and a part's.
 const resultSize = 2 << 20
 
-// Result writes what became of the rows that were not taken as CSV: part, line, card,
-// outcome, column, reason, with a line for each thing that is wrong with a row. It begins
+// Result writes what became of the rows that were not taken as CSV: part, line, card (or
+// user: the name), outcome, column, reason, with a line for each thing that is wrong with a row. It begins
 // with a part, and returns the part to go on from, 0 if there are no more. Lines are the
 // file's once all parts before have been begun, and until then the part's own.
 func (is *Imports) Result(ctx context.Context, t table.TenantID, id string, from int, to io.Writer) (next int, err error) {
-	if _, err := is.Get(ctx, t, id); err != nil {
+	im, err := is.Get(ctx, t, id)
+	if err != nil {
 		return 0, err
 	}
 	parts, err := is.PartsOf(ctx, t, id)
@@ -167,7 +166,7 @@ func (is *Imports) Result(ctx context.Context, t table.TenantID, id string, from
 		}
 		return w.Write(cells)
 	}
-	if err := write("part", "line", "card", "outcome", "column", "reason"); err != nil {
+	if err := write("part", "line", im.Kind.noun(), "outcome", "column", "reason"); err != nil {
 		return 0, err
 	}
 	before, whole := 0, true // lines of the parts before; that they are all there
@@ -188,7 +187,7 @@ func (is *Imports) Result(ctx context.Context, t table.TenantID, id string, from
 						row.Faults = []string{"", ""}
 					}
 					for f := 0; f+1 < len(row.Faults); f += 2 {
-						if err := write(number, line, row.Card, string(row.Outcome), row.Faults[f], row.Faults[f+1]); err != nil {
+						if err := write(number, line, row.ID, string(row.Outcome), row.Faults[f], row.Faults[f+1]); err != nil {
 							return err
 						}
 					}
@@ -229,79 +228,83 @@ func harmless(cell string) string {
 	return cell
 }
 
-// memory is which cards a dry run would have taken by now: those of the rows before, as
-// far as they are in the part at hand. A nil one knows nothing.
+// memory is what a dry run would have taken by now, by keys and claims: of the rows before,
+// as far as it is in the part at hand. A nil one knows nothing.
 type memory struct {
-	known map[cardHash]place
+	known map[mark]place
 	fresh []byte // not saved yet
 }
 
-type cardHash [9]byte // of the id, and the family's initial
+// mark is a hash of a key or claim.
+type mark [8]byte
+
+func markOf(key string) mark {
+	sum := sha256.Sum256([]byte(key))
+	return mark(sum[:len(mark{})])
+}
 
 // memorySize is how much of it a chunk has.
 const memorySize = 200_000
 
-// recordSize is that of a card: hash, line, content.
-const recordSize = len(cardHash{}) + 4 + hashSize
-
-func hashCard(family, hexID string) (h cardHash) {
-	sum := sha256.Sum256([]byte(strings.ToUpper(strings.TrimSpace(hexID))))
-	copy(h[:], sum[:8])
-	if family != "" {
-		h[8] = family[0]
-	}
-	return h
-}
+// recordSize is that of a key: mark, line, content.
+const recordSize = len(mark{}) + 4 + hashSize
 
 // recall reads what the parts before have left, one chunk after the other.
-func (r *run) recall(ctx context.Context, data []byte) (*memory, error) {
-	mine := map[[8]byte]bool{}
+func (r *run[T]) recall(ctx context.Context, data []byte) error {
+	mine := map[mark]bool{}
 	for rows := r.im.rows(data, r.part.Number == 1); ; {
 		row, err := rows.next()
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return nil, err
+			return err
 		}
-		h := hashCard("", row.values[CardID])
-		mine[[8]byte(h[:8])] = true
+		keys, err := r.taker.candidates(row)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			mine[markOf(k)] = true
+		}
 	}
 	parts, err := r.is.PartsOf(ctx, r.core.Tenant.ID, r.im.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m := &memory{known: map[cardHash]place{}}
+	r.memory = &memory{known: map[mark]place{}}
 	for _, p := range parts {
+		if p.Number < r.part.Number {
+			r.before += p.Counts.Taken
+		}
 		err := r.is.chunks(ctx, r.core.Tenant.ID, r.im.ID, p, func(c chunk) error {
 			for b := c.Memory; len(b) >= recordSize; b = b[recordSize:] {
-				h := cardHash(b[:len(cardHash{})])
-				if mine[[8]byte(h[:8])] {
-					rest := b[len(h):recordSize]
-					m.known[h] = place{r.im.ID, p.Number, int(binary.BigEndian.Uint32(rest)), string(rest[4:])}
+				if m := mark(b[:len(mark{})]); mine[m] {
+					rest := b[len(m):recordSize]
+					r.memory.known[m] = place{r.im.ID, p.Number, int(binary.BigEndian.Uint32(rest)), string(rest[4:])}
 				}
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return m, nil
+	return nil
 }
 
-func (m *memory) find(e *entry) (place, bool) {
+func (m *memory) find(key string) (place, bool) {
 	if m == nil {
 		return place{}, false
 	}
-	p, ok := m.known[hashCard(e.is.Family, e.is.CardID)]
+	p, ok := m.known[markOf(key)]
 	return p, ok
 }
 
-func (m *memory) add(e *entry, p place) {
+func (m *memory) add(key string, p place) {
 	if m == nil {
 		return
 	}
-	h := hashCard(e.is.Family, e.is.CardID)
+	h := markOf(key)
 	m.known[h] = p
 	m.fresh = append(m.fresh, h[:]...)
 	m.fresh = binary.BigEndian.AppendUint32(m.fresh, uint32(p.line))

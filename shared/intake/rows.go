@@ -14,23 +14,28 @@ import (
 	"github.com/pinward/pinward/shared/problem"
 )
 
-// The longest of a row's texts, in bytes. A PUK as JWE has about 450.
+// The longest of a row's texts, in bytes. A PUK or PIN as JWE has about 450.
 const (
 	maxValue = 4096
 	maxLine  = 64 << 10
 )
 
-// row is one card of a file, as it is written there.
+// row is one card or user of a file, as it is written there.
 type row struct {
 	line   int // in its part, from 1
 	values map[Field]string
+	groups []string // if they are a list
 	faults []fault
 }
 
-// fault is one thing that is wrong with a row.
+// value returns what a row says, without space around it.
+func (r *row) value(f Field) string { return strings.TrimSpace(r.values[f]) }
+
+// fault is one thing that is wrong with a row, or to be told of it.
 type fault struct{ column, reason string }
 
-func (r *row) refuse(column, reason string, args ...any) {
+// tell adds what is to be told of a row. A reader's row that has any is refused.
+func (r *row) tell(column, reason string, args ...any) {
 	r.faults = append(r.faults, fault{column, fmt.Sprintf(reason, args...)})
 }
 
@@ -48,7 +53,7 @@ func lines(data []byte) int {
 }
 
 // broken is the error of a part that cannot be read. It never repeats what is there: it
-// may be a PUK.
+// may be a PUK or a PIN.
 func broken(line int, reason string, args ...any) error {
 	return problem.Invalid("malformed", "part", "line %d %s; nothing of the part was taken", line, fmt.Sprintf(reason, args...))
 }
@@ -82,17 +87,17 @@ func (im Import) columns(data []byte) ([]Field, error) {
 	if len(unknown) > 0 && !im.IgnoreOthers {
 		// Their names are not repeated: this may be no header at all.
 		vs.Add("unknown", "part", "has columns that the import does not know, by number: %s; those it knows are %s: name others in the import, or let it ignore them",
-			strings.Join(unknown[:min(len(unknown), 20)], ", "), fieldNames())
+			strings.Join(unknown[:min(len(unknown), 20)], ", "), im.Kind.fieldNames())
 	}
 	for f, name := range im.Columns {
 		if !slices.Contains(fields, f) {
 			vs.Add("missing", "part", "has no column %q, which the import says is %s", name, f)
 		}
 	}
-	if len(im.Columns) == 0 && !slices.Contains(fields, CardID) {
-		vs.Add("missing", "part", "has no column %q", CardID)
+	if key := im.Kind.key(); len(im.Columns) == 0 && !slices.Contains(fields, key) {
+		vs.Add("missing", "part", "has no column %q", key)
 	}
-	if im.Template == "" && !slices.Contains(fields, Template) {
+	if im.Kind == Cards && im.Template == "" && !slices.Contains(fields, Template) {
 		vs.Add("missing", "part", "has no column %q, and the import no template for all rows", im.Column(Template))
 	}
 	return fields, vs.Err()
@@ -163,7 +168,7 @@ func (c *csvRows) next() (row, error) {
 	line, _ := c.r.FieldPos(0)
 	r := row{line: line, values: make(map[Field]string, len(record))}
 	if len(record) != len(c.im.fields) {
-		r.refuse("", "has %d columns, the header %d", len(record), len(c.im.fields))
+		r.tell("", "has %d columns, the header %d", len(record), len(c.im.fields))
 		return r, nil
 	}
 	for i, f := range c.im.fields {
@@ -172,7 +177,7 @@ func (c *csvRows) next() (row, error) {
 		}
 		if len(record[i]) > maxValue {
 			line, at := c.r.FieldPos(i)
-			r.refuse(c.im.Column(f), "is longer than %d bytes (column %d, from line %d, byte %d)", maxValue, i+1, line, at)
+			r.tell(c.im.Column(f), "is longer than %d bytes (column %d, from line %d, byte %d)", maxValue, i+1, line, at)
 			continue
 		}
 		r.values[f] = record[i]
@@ -182,8 +187,9 @@ func (c *csvRows) next() (row, error) {
 
 // isHeader tells that a later part repeats the header.
 func (c *csvRows) isHeader(record []string) bool {
-	i := slices.Index(c.im.fields, CardID)
-	return i >= 0 && i < len(record) && strings.TrimSpace(record[i]) == c.im.Column(CardID)
+	key := c.im.Kind.key()
+	i := slices.Index(c.im.fields, key)
+	return i >= 0 && i < len(record) && strings.TrimSpace(record[i]) == c.im.Column(key)
 }
 
 // jsonRows reads JSON Lines.
@@ -210,11 +216,11 @@ func (j *jsonRows) next() (row, error) {
 func (j *jsonRows) row(text []byte) row {
 	r := row{line: j.line, values: make(map[Field]string, 8)}
 	if len(text) > maxLine {
-		r.refuse("", "is longer than %d bytes", maxLine)
+		r.tell("", "is longer than %d bytes", maxLine)
 		return r
 	}
 	if !json.Valid(text) || text[0] != '{' {
-		r.refuse("", "is not one JSON object")
+		r.tell("", "is not one JSON object")
 		return r
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
@@ -226,21 +232,39 @@ func (j *jsonRows) row(text []byte) row {
 		f := j.names[name.(string)]
 		_, twice := r.values[f]
 		s, isText := value.(string)
+		list, isList := texts(value)
 		switch {
 		case f == "" && !j.ignore:
-			r.refuse("", "has a member that the import does not know, the %d.", n)
+			r.tell("", "has a member that the import does not know, the %d.", n)
 		case f == "":
 		case twice:
-			r.refuse(j.column(f), "is there twice")
+			r.tell(j.column(f), "is there twice")
 		case value == nil:
 			r.values[f] = ""
+		case f == Groups && isList:
+			r.values[f], r.groups = "", list
+		case f == Groups && !isText:
+			r.tell(j.column(f), "must be a string, or a list of strings")
 		case !isText:
-			r.refuse(j.column(f), "must be a string")
+			r.tell(j.column(f), "must be a string")
 		case len(s) > maxValue:
-			r.refuse(j.column(f), "is longer than %d bytes", maxValue)
+			r.tell(j.column(f), "is longer than %d bytes", maxValue)
 		default:
 			r.values[f] = s
 		}
 	}
 	return r
+}
+
+// texts returns a list of strings.
+func texts(value any) (list []string, ok bool) {
+	values, ok := value.([]any)
+	for _, v := range values {
+		s, isText := v.(string)
+		if !isText {
+			return nil, false
+		}
+		list = append(list, s)
+	}
+	return list, ok
 }

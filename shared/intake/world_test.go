@@ -58,7 +58,7 @@ func newWorldOn(tb testing.TB, db table.Table) *world {
 	seeded := &lockedRand{ChaCha8: rand.NewChaCha8([32]byte{})}
 	log := audit.Log{Now: now, Rand: seeded}
 	w.Imports = &intake.Imports{
-		Table: db, Audit: log, Now: now, Rand: seeded,
+		Kind: intake.Cards, Table: db, Audit: log, Now: now, Rand: seeded,
 		Credentials: &credential.Credentials{Table: db, Audit: log, Now: now, Rand: seeded},
 		Users:       &user.Users{Table: db, Audit: log, Now: now, Rand: seeded},
 	}

@@ -23,7 +23,7 @@ import (
 // could be stepped around by changing that in the same call.
 func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u *User, newPIN secret.Text, w *write, vs problem.Violations, former ...Profile) error {
 	policy := core.Policy.Policy
-	users, err := us.countFor(ctx, core)
+	users, err := us.countFor(ctx, core, w)
 	if err != nil {
 		return err
 	}
@@ -57,11 +57,13 @@ func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u
 			w.add(table.Delete(table.LookupKey(core.Tenant.ID, was), table.Whatever()))
 		}
 		if lookup != "" {
-			w.claim(table.Put(holder{table.LookupKey(core.Tenant.ID, lookup), u.ID}, table.Absent()), errTaken)
+			w.claim(table.Put(holder{table.LookupKey(core.Tenant.ID, lookup), u.ID}, table.Absent()), ErrPINTaken)
 		}
 	}
-	w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
-	if policy.History > 0 {
+	if u.Version > 0 { // nobody has guessed at somebody who is new
+		w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
+	}
+	if u.Version > 0 && policy.History > 0 {
 		w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, formerBudget(core, u.ID).who), table.Whatever()))
 	}
 
@@ -83,12 +85,20 @@ func aboutUser(p Profile, users int) pin.Context {
 	return pin.Context{Username: p.Username, Mail: p.Mail, Phone: p.Phone, StaffNumber: p.StaffNumber, Users: users}
 }
 
-// countFor returns the number of users if the policy asks for it.
-func (us *Users) countFor(ctx context.Context, core tenant.Core) (int, error) {
+// countFor returns the number of users if the policy asks for it. It counts them once a
+// write.
+func (us *Users) countFor(ctx context.Context, core tenant.Core, w *write) (int, error) {
 	if !core.Policy.MinLengthByUsers {
 		return 0, nil
 	}
-	return us.Count(ctx, core.Tenant.ID)
+	if w.users == nil {
+		users, err := us.Count(ctx, core.Tenant.ID)
+		if err != nil {
+			return 0, err
+		}
+		w.users = &users
+	}
+	return *w.users, nil
 }
 
 // notUsed refuses a PIN that the user had lately. To be refused so is to learn
@@ -204,7 +214,7 @@ func (us *Users) choose(ctx context.Context, core tenant.Core, by audit.Actor, i
 	}
 	err = do()
 	record := audit.Record{Actor: by, Action: "pin.choose", Subject: Subject(id), Outcome: audit.Refused, Reason: "taken"}
-	if errors.Is(err, errTaken) {
+	if errors.Is(err, ErrPINTaken) {
 		return errors.Join(us.Table.Write(ctx, us.Audit.Op(ctx, core.Tenant.ID, record)), err)
 	}
 	return errors.Join(us.takeBack(ctx, core, mine, counts), err)
@@ -220,7 +230,7 @@ func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Act
 	for range generateTries {
 		var made secret.Text
 		u, err := us.changePIN(ctx, core, by, id, "pin.generated", func(u *User, w *write) error {
-			users, err := us.countFor(ctx, core)
+			users, err := us.countFor(ctx, core, w)
 			if err != nil {
 				return err
 			}
@@ -243,7 +253,7 @@ func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Act
 			w.add(us.pinSet(ctx, core, *u, "generated")...)
 			return nil
 		})
-		if errors.Is(err, errTaken) {
+		if errors.Is(err, ErrPINTaken) {
 			continue
 		} else if err != nil {
 			return User{}, secret.Text{}, err

@@ -24,6 +24,9 @@ type User struct {
 	ID      string // ULID
 	Profile Profile
 	PIN     PIN
+	// Import is the row of an import that the user comes from, as shared/intake names it;
+	// it begins with the import's id and a slash. "" if none.
+	Import string
 
 	CreatedAt time.Time
 	UpdatedAt time.Time // of profile or PIN
@@ -198,6 +201,7 @@ type stored struct {
 	Groups      []string       `json:"groups,omitempty"`
 	CreatedAt   time.Time      `json:"createdAt"`
 	UpdatedAt   time.Time      `json:"updatedAt"`
+	Import      string         `json:"import,omitempty"`
 	PIN         storedPIN      `json:"pin,omitzero"`
 }
 
@@ -242,7 +246,7 @@ func (r userRecord) Item() (table.Item, error) {
 	item.Data, err = json.Marshal(stored{
 		r.tenant, u.ID,
 		u.Profile.Username, u.Profile.DisplayName, u.Profile.Mail, u.Profile.Phone, u.Profile.StaffNumber, u.Profile.ExternalID, u.Profile.Groups,
-		u.CreatedAt, u.UpdatedAt,
+		u.CreatedAt, u.UpdatedAt, u.Import,
 		storedPIN{p.SetAt, p.By.Kind, p.By.ID, p.By.Name, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, storedNotice(p.Notice),
 			p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history},
 	})
@@ -266,7 +270,7 @@ func decodeDue(item table.Item) (table.TenantID, User, error) {
 		Profile: Profile{s.Username, s.DisplayName, s.Mail, s.Phone, s.StaffNumber, s.ExternalID, s.Groups},
 		PIN: PIN{p.SetAt, audit.Actor{Kind: p.ByKind, ID: p.ByID, Name: p.ByName}, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, Notice(p.Notice),
 			p.DeletedAt, p.Deleted, p.Verifier, p.Lookup, p.History},
-		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
+		Import: s.Import, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
 	}, nil
 }
 
