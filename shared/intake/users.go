@@ -160,64 +160,98 @@ func (us *users) write(ctx context.Context, _ int, es []*entry[userRow]) error {
 	return us.is.Users.CreateAll(ctx, us.core, us.by, Subject(us.im.ID), drafts)
 }
 
-// lookUp implements taker.
+// lookUp implements taker. What is one user's alone comes with the name, in one Write: if it
+// is somebody's, and the name is free even then, it is somebody else's.
 func (us *users) lookUp(ctx context.Context, e *entry[userRow]) error {
-	t, p := us.core.Tenant.ID, e.is.profile
-	u, err := us.is.Users.ByUsername(ctx, t, p.Username)
-	there := err == nil
-	if err != nil && !errors.Is(err, problem.ErrNotFound) {
-		return err
-	}
-	if from, ok := us.ours(u.Import); ok {
-		if from == us.place(e.line, e.content) {
-			e.decide(taken) // by this row, when the part was sent before
-		} else {
-			twin(us.settings, e, from)
+	for range tries {
+		u, err := us.named(ctx, e)
+		if err != nil || e.outcome != undecided {
+			return err
 		}
+		named := u.ID != ""
+		vs, err := us.claimed(ctx, e, &u)
+		switch {
+		case err != nil:
+			return err
+		case len(vs) == 0 && u.ID != "":
+			return us.compare(ctx, e, u)
+		case len(vs) == 0 && len(e.is.refused) == 0:
+			return nil
+		case len(vs) == 0:
+			vs = e.is.refused
+		}
+		if !named {
+			if u, err = us.named(ctx, e); err != nil || e.outcome != undecided {
+				return err
+			} else if u.ID != "" {
+				continue // who came meanwhile
+			}
+		}
+		us.refuse(e, vs)
+		e.suspect = e.is.tag != "" && e.lost == e.is.tag
 		return nil
 	}
-	if p.ExternalID != "" {
-		first, ours := us.memory.find(externalKey(p.ExternalID))
-		v, err := us.is.Users.ByExternalID(ctx, t, p.ExternalID)
+	return errBusy
+}
+
+// named returns the user of the row's name, or none. It decides the row if that came by this
+// import.
+func (us *users) named(ctx context.Context, e *entry[userRow]) (user.User, error) {
+	u, err := us.is.Users.ByUsername(ctx, us.core.Tenant.ID, e.is.profile.Username)
+	if errors.Is(err, problem.ErrNotFound) {
+		return user.User{}, nil
+	} else if err != nil {
+		return user.User{}, err
+	}
+	if from, ok := us.ours(u.Import); ok && from == us.place(e.line, e.content) {
+		e.decide(taken) // by this row, when the part was sent before
+	} else if ok {
+		twin(us.settings, e, from)
+	}
+	return u, nil
+}
+
+// claimed returns what of the row is somebody else's, which becomes e.lost. If u is nobody,
+// u becomes whoever has the external id.
+func (us *users) claimed(ctx context.Context, e *entry[userRow], u *user.User) (vs problem.Violations, _ error) {
+	t, id := us.core.Tenant.ID, e.is.profile.ExternalID
+	if id != "" && id != u.Profile.ExternalID {
+		first, ours := us.memory.find(externalKey(id))
+		v, err := us.is.Users.ByExternalID(ctx, t, id)
 		if err != nil && !errors.Is(err, problem.ErrNotFound) {
-			return err
+			return nil, err
 		}
 		if from, ok := us.ours(v.Import); ok {
 			first, ours = from, true
 		}
 		switch {
 		case ours:
-			e.refuse(us.im.Column(ExternalID), "is that of the user of line %d of part %d", first.line, first.part)
-		case err == nil && there && v.ID != u.ID:
-			e.refuse(us.im.Column(ExternalID), "is another user's")
+			vs.Add("taken", "externalId", "is that of the user of line %d of part %d", first.line, first.part)
+		case err == nil && u.ID != "":
+			vs.Add("taken", "externalId", "is another user's")
 		case err == nil:
-			u, there = v, true
+			*u = v
 		}
-		if e.outcome == refused {
-			e.lost = externalKey(p.ExternalID)
-			return nil
+		if len(vs) > 0 {
+			e.lost = externalKey(id)
+			return vs, nil
 		}
 	}
-	if there {
-		return us.compare(ctx, e, u)
-	}
-	if len(e.is.refused) > 0 {
-		us.refuse(e, e.is.refused)
-		return nil
+	if u.ID != "" {
+		return nil, nil
 	}
 	_, had := us.memory.find(e.is.tag)
 	if !had {
+		var err error
 		if had, err = us.is.Users.PINTaken(ctx, t, e.is.draft.User); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if had {
-		var vs problem.Violations
+		e.lost = e.is.tag
 		_ = vs.Merge(user.ErrPINTaken)
-		us.refuse(e, vs)
-		e.suspect, e.lost = true, e.is.tag
 	}
-	return nil
+	return vs, nil
 }
 
 // compare decides a row of a user who is there. Of a PIN it never tells whether it is the

@@ -114,10 +114,13 @@ func (r *lockedRand) Read(b []byte) (int, error) {
 	return r.ChaCha8.Read(b)
 }
 
-// create begins an import of CSV of PIV cards, or what change makes of it.
+// create begins an import of CSV, of PIV cards or of users, or what change makes of it.
 func (w *world) create(change ...func(*intake.Options)) intake.Import {
 	w.Helper()
-	o := intake.Options{Format: intake.CSV, Template: w.piv}
+	o := intake.Options{Format: intake.CSV}
+	if w.Kind == intake.Cards {
+		o.Template = w.piv
+	}
 	for _, c := range change {
 		c(&o)
 	}

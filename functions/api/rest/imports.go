@@ -20,14 +20,19 @@ type ImportPath struct {
 	Import string `path:"import" maxLength:"60"`
 }
 
+// importOptions are what all imports have.
+type importOptions struct {
+	Format       string `json:"format" enum:"csv,jsonLines" doc:"csv: RFC 4180 in UTF-8, its first line the header. jsonLines: one object a line, whose values are strings."`
+	Delimiter    string `json:"delimiter,omitempty" doc:"Of csv, if it is not a comma: a semicolon or a tab."`
+	IgnoreOthers bool   `json:"ignoreOthers,omitempty" doc:"Other columns may be there, and are not looked at."`
+	DryRun       bool   `json:"dryRun,omitempty" doc:"Only tell what would happen. The parts have to come in their order then."`
+}
+
 type importFields struct {
-	Format       string            `json:"format" enum:"csv,jsonLines" doc:"csv: RFC 4180 in UTF-8, its first line the header. jsonLines: one object a line, whose values are strings."`
-	Delimiter    string            `json:"delimiter,omitempty" doc:"Of csv, if it is not a comma: a semicolon or a tab."`
-	Columns      map[string]string `json:"columns,omitempty" doc:"What the file calls its columns, by what they hold: cardId (hex; needed), family, template (id or name), one of holderId, holderUsername and holderExternalId, label, serial, puk, adminKey (hex), pinExpiresAt (a date, which is its beginning in the tenant's time zone, or an RFC 3339 time). Left out, they have these names." example:"{\"cardId\": \"GUID\", \"puk\": \"Code\"}"`
-	IgnoreOthers bool              `json:"ignoreOthers,omitempty" doc:"Other columns may be there, and are not looked at."`
-	Template     string            `json:"template,omitempty" doc:"The id of the credential template of rows that name none."`
-	DryRun       bool              `json:"dryRun,omitempty" doc:"Only tell what would happen. The parts have to come in their order then."`
-	Update       bool              `json:"update,omitempty" doc:"Rows of cards that are there already change the card's label and holder. Without it, and always where anything else is not as on record, such rows are refused."`
+	importOptions
+	Columns  map[string]string `json:"columns,omitempty" doc:"What the file calls its columns, by what they hold: cardId (hex; needed), family, template (id or name), one of holderId, holderUsername and holderExternalId, label, serial, puk, adminKey (hex), pinExpiresAt (a date, which is its beginning in the tenant's time zone, or an RFC 3339 time). Left out, they have these names." example:"{\"cardId\": \"GUID\", \"puk\": \"Code\"}"`
+	Template string            `json:"template,omitempty" doc:"The id of the credential template of rows that name none."`
+	Update   bool              `json:"update,omitempty" doc:"Rows of cards that are there already change the card's label and holder. Without it, and always where anything else is not as on record, such rows are refused."`
 }
 
 type importBody struct {
