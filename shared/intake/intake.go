@@ -68,8 +68,8 @@ const (
 	Users Kind = "users"
 )
 
-// noun is one of it.
-func (k Kind) noun() string { return strings.TrimSuffix(string(k), "s") }
+// Noun is what one of it is called.
+func (k Kind) Noun() string { return strings.TrimSuffix(string(k), "s") }
 
 // job is what its imports are among the tenant's jobs.
 func (k Kind) job() string {

@@ -228,7 +228,7 @@ func twin[T any](s *settings, e *entry[T], first place) {
 		e.decide(unchanged)
 		return
 	}
-	e.refuse("", "has the %s of line %d of part %d, with other content", s.im.Kind.noun(), first.line, first.part)
+	e.refuse("", "has the %s of line %d of part %d, with other content", s.im.Kind.Noun(), first.line, first.part)
 }
 
 // hashSize is how much is kept of a row's hash: enough that two rows of a file about the

@@ -166,7 +166,7 @@ func (is *Imports) Result(ctx context.Context, t table.TenantID, id string, from
 		}
 		return w.Write(cells)
 	}
-	if err := write("part", "line", im.Kind.noun(), "outcome", "column", "reason"); err != nil {
+	if err := write("part", "line", im.Kind.Noun(), "outcome", "column", "reason"); err != nil {
 		return 0, err
 	}
 	before, whole := 0, true // lines of the parts before; that they are all there

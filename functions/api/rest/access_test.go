@@ -110,6 +110,14 @@ cancel-import         -         yes    yes       -         -      -       -     
 get-import-result     -         yes    yes       yes       -      -       -     -
 get-import-key        -         yes    yes       -         -      -       -     -
 
+list-user-imports     -         yes    yes       yes       -      -       -     -
+create-user-import    -         yes    yes       -         -      -       -     -
+get-user-import       -         yes    yes       yes       -      -       -     -
+send-user-import-part -         yes    yes       -         -      -       -     -
+finish-user-import    -         yes    yes       -         -      -       -     -
+cancel-user-import    -         yes    yes       -         -      -       -     -
+get-user-import-result -        yes    yes       yes       -      -       -     -
+
 ask-offline-answer     -        yes    yes       yes       -      -       -     -
 list-offline-answers   -        yes    yes       yes       -      -       -     -
 get-offline-answer     -        yes    yes       yes       -      -       -     -
@@ -181,12 +189,14 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"code": "123456"}
 	case "ask-offline-answer":
 		body = f.offlineRequest(f.key, "statement")
-	case "create-import":
+	case "create-import", "create-user-import":
 		body = object{"format": "csv"}
 	case "plan-sanity-check-run":
 		body = object{"templates": []string{f.withoutFlag(f.key)}}
 	case "send-import-part":
 		body = "cardId\n"
+	case "send-user-import-part":
+		body = "username\n"
 	}
 	path = op.path
 	make := func(name string, create func() string) {
@@ -213,6 +223,13 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		return id
 	})
 	make("{import}", func() string {
+		if strings.HasPrefix(path, "/v1/user-imports/") {
+			path := f.userImport(f.key, nil)
+			if op.OperationID == "finish-user-import" {
+				f.call("PUT", path+"/parts/1", f.key, "username\n").want(200)
+			}
+			return strings.TrimPrefix(path, "/v1/user-imports/")
+		}
 		path := f.importOf(f.key, nil)
 		if op.OperationID == "finish-import" {
 			f.call("PUT", path+"/parts/1", f.key, "cardId\n").want(200)
@@ -313,13 +330,14 @@ func TestWalls(t *testing.T) {
 	cardTemplate, card := f.cardTemplate(theirs, "PIV"), f.credential(theirs, "PIV")
 	unblock := f.started(theirs, "operator")
 	importID := strings.TrimPrefix(f.importOf(theirs, nil), "/v1/imports/")
+	userImportID := strings.TrimPrefix(f.userImport(theirs, nil), "/v1/user-imports/")
 	f.support(f.key)
 	f.support(theirs)
 	run := f.call("POST", "/v1/sanity-check/runs", theirs, object{"templates": []string{f.withoutFlag(theirs)}}).want(201).text("id")
 	f.call("PATCH", "/v1/credentials/"+card, theirs, object{"label": "Their card", "serial": "Their number"}).want(200)
 	answerID := f.offlineAnswer(theirs, theirs, "twoOperators")
 	before := func() (all string) {
-		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/sanity-check/runs/" + run} {
+		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/user-imports/" + userImportID, "/v1/sanity-check/runs/" + run} {
 			all += string(f.call("GET", path, theirs, nil).want(200).body)
 		}
 		return all
@@ -336,7 +354,8 @@ func TestWalls(t *testing.T) {
 		}
 		asked++
 		_, body := f.request(described{OperationID: op.OperationID}, user)
-		got := f.call(op.method, things.Replace(op.path), f.key, body)
+		theirPath := strings.Replace(op.path, "/v1/user-imports/{import}", "/v1/user-imports/"+userImportID, 1)
+		got := f.call(op.method, things.Replace(theirPath), f.key, body)
 		want := f.call(op.method, nothing.Replace(op.path), f.key, body)
 		if got.status != 404 || got.comparable() != want.comparable() {
 			t.Errorf("%s of another tenant: got %s, want 404 and %s", op.OperationID, got.comparable(), want.comparable())

@@ -30,6 +30,8 @@ type userBody struct {
 	CreatedAt   time.Time `json:"createdAt"`
 	UpdatedAt   time.Time `json:"updatedAt"`
 	PIN         PINFields `json:"pin"`
+
+	Import *originBody `json:"import,omitempty" doc:"The row of an import that the user comes from."`
 }
 
 func (a *API) userOut(u user.User) userBody {
@@ -38,7 +40,7 @@ func (a *API) userOut(u user.User) userBody {
 	if groups == nil {
 		groups = []string{}
 	}
-	return userBody{u.ID, p.Username, p.DisplayName, p.Mail, p.Phone, p.StaffNumber, p.ExternalID, groups, u.CreatedAt, u.UpdatedAt, pinOut(u.PIN, a.Now())}
+	return userBody{u.ID, p.Username, p.DisplayName, p.Mail, p.Phone, p.StaffNumber, p.ExternalID, groups, u.CreatedAt, u.UpdatedAt, pinOut(u.PIN, a.Now()), originOut(u.Import)}
 }
 
 type profileInput struct {
