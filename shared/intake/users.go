@@ -243,7 +243,7 @@ func (us *users) claimed(ctx context.Context, e *entry[userRow], u *user.User) (
 	_, had := us.memory.find(e.is.tag)
 	if !had {
 		var err error
-		if had, err = us.is.Users.PINTaken(ctx, t, e.is.draft.User); err != nil {
+		if had, err = us.is.Users.PINTaken(ctx, t, e.is.draft); err != nil {
 			return nil, err
 		}
 	}

@@ -93,20 +93,18 @@ func (us *Users) CreateAll(ctx context.Context, core tenant.Core, by audit.Actor
 	return fmt.Errorf("create users: %w: many are created at once", problem.ErrUnavailable)
 }
 
-// PINTaken tells whether somebody has the PIN of a user who is to be written, where PINs
-// identify.
-func (us *Users) PINTaken(ctx context.Context, t table.TenantID, u User) (bool, error) {
-	if u.PIN.lookup == "" {
+// PINTaken tells whether somebody has a draft's PIN, where PINs identify.
+func (us *Users) PINTaken(ctx context.Context, t table.TenantID, d Draft) (bool, error) {
+	if d.User.PIN.lookup == "" {
 		return false, nil
 	}
-	item, err := us.Table.Get(ctx, table.LookupKey(t, u.PIN.lookup))
+	_, err := us.Table.Get(ctx, table.LookupKey(t, d.User.PIN.lookup))
 	if errors.Is(err, problem.ErrNotFound) {
 		return false, nil
 	} else if err != nil {
 		return false, fmt.Errorf("look up a PIN: %w", err)
 	}
-	var h storedHolder
-	return h.User != u.ID, item.Decode(&h)
+	return true, nil
 }
 
 // Try returns what Update would make of a user as read, or the error that it would return,
