@@ -1,5 +1,5 @@
 # make run    the whole product on this machine        make build  functions and bridges, in build/
-# make unblock  a new PIN for its software card, at this terminal
+# make unblock  a new PIN for its software card, at this terminal; make change  by the present one
 # make test   all tests                                make bench  figures, each beside something known
 # make check  format, vet, staticcheck, modules        make deps   the servers that tests run against
 # make race   all tests with the race detector (needs gcc)
@@ -8,7 +8,7 @@
 # with cards in software.
 TAGS := $(shell pkg-config --exists libpcsclite 2>/dev/null || echo -tags=nopcsc)
 
-.PHONY: run unblock test race check build pam bench deps clean
+.PHONY: run unblock change test race check build pam bench deps clean
 
 run:
 	go run ./infra/local $(ARGS)
@@ -16,6 +16,9 @@ run:
 # What a person does at the terminal of a desk PC, with the software card of `make run`.
 unblock:
 	go run $(TAGS) ./bridge unblock -dir data/bridge -soft http://127.0.0.1:8080/_local/card/reader $(ARGS)
+
+change:
+	go run $(TAGS) ./bridge change -dir data/bridge -soft http://127.0.0.1:8080/_local/card/reader $(ARGS)
 
 test: deps
 	@[ -z "$(TAGS)" ] || echo "libpcsclite is not here: NOT TESTED with real readers (infra/softcard/install.sh installs it)"
@@ -39,7 +42,7 @@ check:
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $(TAGS) ./...
 	go mod tidy -diff
 
-FUNCTIONS := api relay sweep
+FUNCTIONS := api relay sweep trigger
 LAMBDA := CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -tags lambda.norpc -trimpath -ldflags "-s -w"
 
 build:

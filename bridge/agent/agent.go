@@ -22,7 +22,8 @@ import (
 	"github.com/pinward/pinward/shared/relay"
 )
 
-// Config is what an agent works with. All of it must be given but TLS, Offline and LogonScreen.
+// Config is what an agent works with. All of it must be given but TLS, Offline, LogonScreen
+// and Expired.
 type Config struct {
 	Session   relay.Session
 	Enrolment *enrolment.Enrolment
@@ -37,14 +38,17 @@ type Config struct {
 	Offline   Offline
 	// LogonScreen: the person of a Terminal is at a locked screen or a login.
 	LogonScreen bool
+	// Expired is told once an insertion if the card's PIN has expired. It must not block.
+	Expired func(reader string, known relay.Known)
 }
 
 // Offline is what is kept for when there is no connection.
 type Offline interface {
 	// Key keeps the tenant's offline public key.
 	Key(key []byte) error
-	// Know keeps what the cloud tells of a card.
-	Know(known relay.Known) error
+	// Know keeps what the cloud tells of a card, and returns what holds by now: the cloud may
+	// not have noted yet what was done here.
+	Know(known relay.Known) (relay.Known, error)
 	// Done is what was done without a connection and is not acknowledged, and Acknowledge
 	// forgets it.
 	Done() ([]relay.Offline, error)
@@ -68,6 +72,8 @@ type Agent struct {
 	offset  clock
 	link    int64 // numbers the connections
 	lanes   map[string]*lane
+	greeted bool // by the cloud, on this connection
+	untold  bool // something was done offline, and is to be told at once
 	working int  // scripts that are queued or run, and transactions that are held
 	closing bool // no more scripts are taken
 	outbox  map[key]*delivery
@@ -229,13 +235,44 @@ func (a *Agent) wake() {
 // clock is the cloud's, as it was told.
 type clock struct{ cloud, here time.Time }
 
-// cloudNow is the time in the cloud. Of the monotonic clock, which may stand still while
-// the machine sleeps, and the wall's, which may be set, the one that has gone further
-// counts: a script that is refused as too late does no harm.
+// Time is the time in the cloud, or this machine's until it was connected.
+func (a *Agent) Time() time.Time { return a.cloudNow() }
+
+// Connected tells whether it is connected, and was greeted.
+func (a *Agent) Connected() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.greeted
+}
+
+// Tell has what was done offline told at once.
+func (a *Agent) Tell() {
+	a.mu.Lock()
+	a.untold = true
+	a.mu.Unlock()
+	a.wake()
+}
+
+// Open takes hold of a card of Readers, which may be of use without a connection too.
+func (a *Agent) Open(ctx context.Context, in, insertion string) (*reader.Session, error) {
+	name, number, ok := a.cards.find(in, insertion)
+	if !ok {
+		return nil, reader.ErrRemoved
+	}
+	return a.Source.Open(ctx, name, number)
+}
+
+// cloudNow is the time in the cloud, or this machine's until that was told. Of the
+// monotonic clock, which may stand still while the machine sleeps, and the wall's, which
+// may be set, the one that has gone further counts: a script that is refused as too late
+// does no harm.
 func (a *Agent) cloudNow() time.Time {
 	now := a.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.offset
+	if o.cloud.IsZero() {
+		return now
+	}
 	return o.cloud.Add(max(now.Sub(o.here), now.Round(0).Sub(o.here.Round(0))))
 }

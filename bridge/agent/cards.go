@@ -26,6 +26,7 @@ type cards struct {
 type place struct {
 	card      *relay.Card
 	insertion int64
+	told      bool // that its PIN has expired
 }
 
 func newCards(prefix string) *cards {
@@ -59,9 +60,9 @@ func (c *cards) see(e reader.Event) {
 		delete(c.readers, e.Reader)
 	case reader.CardInserted:
 		atr := e.ATR[:min(len(e.ATR), 33)] // ISO 7816-3, 8.2.1
-		c.readers[e.Reader] = place{&relay.Card{Insertion: c.name(e.Insertion), ATR: slices.Clone(atr)}, e.Insertion}
+		c.readers[e.Reader] = place{card: &relay.Card{Insertion: c.name(e.Insertion), ATR: slices.Clone(atr)}, insertion: e.Insertion}
 	case reader.CardSilent:
-		c.readers[e.Reader] = place{&relay.Card{Insertion: c.prefix + "-silent", Silent: true}, 0}
+		c.readers[e.Reader] = place{card: &relay.Card{Insertion: c.prefix + "-silent", Silent: true}}
 	}
 	c.sequence++
 	close(c.changed)
@@ -105,6 +106,21 @@ func (c *cards) find(name, insertion string) (reader string, number int64, ok bo
 		}
 	}
 	return "", 0, false
+}
+
+// tell returns the reader of a card that is still there, and true if nothing was told of
+// that insertion before.
+func (c *cards) tell(insertion string) (reader string, first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for reader, p := range c.readers {
+		if p.card != nil && p.card.Insertion == insertion && !p.told {
+			p.told = true
+			c.readers[reader] = p
+			return reader, true
+		}
+	}
+	return "", false
 }
 
 // wireName is a reader's name as messages can carry it.

@@ -132,6 +132,7 @@ func (a *Agent) connect(ctx context.Context) error {
 func (a *Agent) disconnected() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.greeted = false
 	for ref, waiter := range a.waiters {
 		waiter <- answer{err: ErrDisconnected}
 		delete(a.waiters, ref)
@@ -149,7 +150,7 @@ func (l *link) read() error {
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
-		m, err := relay.Decode(b)
+		m, err := relay.DecodeAtBridge(b)
 		clear(b)
 		if err != nil {
 			l.Log.Error("a message was not understood", "reason", err)
@@ -159,7 +160,7 @@ func (l *link) read() error {
 		case m.Welcome != nil:
 			now := l.Now()
 			l.mu.Lock()
-			l.offset = clock{m.Welcome.Time, now}
+			l.offset, l.greeted = clock{m.Welcome.Time, now}, true
 			l.mu.Unlock()
 			l.patient = 2*keepAlive(*m.Welcome) + 10*time.Second
 			if l.Offline != nil && m.Welcome.Offline != nil {
@@ -175,10 +176,8 @@ func (l *link) read() error {
 			return &GoodbyeError{m.Goodbye.Code, m.Goodbye.Reason}
 		case m.Run != nil && l.patient > 0: // before Welcome its deadline cannot be checked
 			l.take(*m.Run, l.number)
-		case m.Known != nil && l.Offline != nil:
-			if err := l.Offline.Know(*m.Known); err != nil {
-				l.Log.Error("what is known of a card is not kept", "reason", err)
-			}
+		case m.Known != nil:
+			l.know(*m.Known)
 		case m.Ack != nil:
 			l.acknowledged(*m.Ack)
 		case m.Operation != nil:
@@ -189,6 +188,24 @@ func (l *link) read() error {
 		if l.patient > 0 {
 			_ = l.conn.SetReadDeadline(time.Now().Add(l.patient))
 		}
+	}
+}
+
+// know takes in what the cloud tells of a card.
+func (l *link) know(k relay.Known) {
+	if l.Offline != nil {
+		holds, err := l.Offline.Know(k)
+		if err != nil {
+			l.Log.Error("what is known of a card is not kept", "reason", err)
+		}
+		holds.Insertion = k.Insertion
+		k = holds
+	}
+	if l.Expired == nil || !k.PINExpired(l.cloudNow()) {
+		return
+	}
+	if reader, first := l.cards.tell(k.Insertion); first {
+		l.Expired(reader, k)
 	}
 }
 
@@ -309,7 +326,11 @@ func (l *link) deliver(again time.Duration) error {
 			return err
 		}
 	}
-	if l.Offline == nil || !l.toldAt.IsZero() && now.Sub(l.toldAt) < again {
+	l.mu.Lock()
+	atOnce := l.untold
+	l.untold = false
+	l.mu.Unlock()
+	if l.Offline == nil || !atOnce && !l.toldAt.IsZero() && now.Sub(l.toldAt) < again {
 		return nil
 	}
 	l.toldAt = now
@@ -317,7 +338,9 @@ func (l *link) deliver(again time.Duration) error {
 	if err != nil {
 		l.Log.Error("what was done offline is missing", "reason", err)
 	}
+	ahead := l.cloudNow().Sub(now) // what is noted is by this machine's clock
 	for _, d := range done {
+		d.At = d.At.Add(ahead)
 		if err := l.send(relay.Message{Offline: &d}); err != nil {
 			return err
 		}

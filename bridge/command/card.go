@@ -32,9 +32,10 @@ func (c unblockable) credential() string {
 }
 
 // number is the end of its id, for people.
-func (c unblockable) number() string {
-	text := strings.ToUpper(hex.EncodeToString(c.id))
-	return text[max(0, len(text)-8):]
+func (c unblockable) number() string { return numberOf(c.credential()) }
+
+func numberOf(credential string) string {
+	return strings.ToUpper(credential[max(0, len(credential)-8):])
 }
 
 func (c unblockable) hasPUK() bool { return c.application.Name == apdu.PIV.Name }
@@ -46,7 +47,7 @@ func (c unblockable) usualPolicy() pin.Policy {
 	if c.hasPUK() {
 		p.MinLength, p.MaxLength, p.Alphabet = 6, 8, pin.Digits // SP 800-73, 2.4.3
 	}
-	p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore = false, 0, false, 0, 0
+	p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore = false, 0, false, 0, nil
 	return p
 }
 
@@ -143,14 +144,16 @@ func (c unblockable) challenge(ctx context.Context, s *reader.Session, now time.
 	return bytes.Clone(challenge), nil
 }
 
-// reset is a script that resets a PIN.
-type reset struct {
+// setter is a script that sets a PIN.
+type setter struct {
 	steps []apdu.Step
 	// secret is the first step with a secret, and at that which sets the PIN.
 	secret, at int
-	puk        bool
-	why        func(apdu.Result) error // in words, why it was not reset; nil if that is not known
+	why        func(apdu.Result) error // in words, why it was not set; nil if that is not known
 }
+
+// The names of the slots.
+const newPINSlot, presentPINSlot = "newPIN", "presentPIN"
 
 // What a card has against it.
 var (
@@ -159,22 +162,70 @@ var (
 	errUsed        = errors.New("the card was used by another program, and has forgotten the challenge; begin anew")
 	errAdminKey    = errors.New("the card does not take the answer; your help desk has another admin key for it")
 	errAnotherCard = errors.New("it is another card")
+	errPresentPIN  = errors.New("that is not the present PIN")
+	errNewPIN      = errors.New("the card does not take this new PIN")
 )
 
+// pivLength is that of PUK and PIN (SP 800-73, 2.4.3).
+const pivLength = 8
+
+func pivSlot(secret string, offset int) apdu.Slot {
+	return apdu.Slot{Secret: secret, Offset: offset, Length: pivLength, Pad: 0xFF, Encoding: apdu.Digits}
+}
+
+// VERIFY without data that logs out (SP 800-73, 3.2.1; GIDS).
+var (
+	pivLogOut  = apdu.Step{Command: apdu.Command{INS: 0x20, P1: 0xFF, P2: 0x80}, Expect: anything}
+	gidsLogOut = apdu.Step{Command: apdu.Command{INS: 0x20, P2: 0x82}, Expect: anything}
+)
+
+// change is CHANGE REFERENCE DATA with the present PIN and the new one (SP 800-73, 3.2.2;
+// ISO 7816-4, 7.5.7). With GIDS nothing stands between the two, so that a present PIN that
+// was typed too long or too short would be taken for another new PIN: it is verified first.
+func (c unblockable) change() setter {
+	const ins = 0x24
+	s := setter{steps: []apdu.Step{selectStep(c.application, ok), c.guard}, secret: 2, at: 2}
+	if c.hasPUK() {
+		s.steps = append(s.steps, apdu.Step{Command: apdu.Command{INS: ins, P2: 0x80, Data: make([]byte, 2*pivLength)}, Expect: ok,
+			Slots: []apdu.Slot{pivSlot(presentPINSlot, 0), pivSlot(newPINSlot, pivLength)}}, pivLogOut)
+	} else {
+		present, next := apdu.Slot{Secret: presentPINSlot, Encoding: apdu.ASCII}, apdu.Slot{Secret: newPINSlot, Encoding: apdu.ASCII}
+		s.at = 3
+		s.steps = append(s.steps,
+			apdu.Step{Command: apdu.Command{INS: 0x20, P2: 0x80}, Expect: ok, Slots: []apdu.Slot{present}},
+			apdu.Step{Command: apdu.Command{INS: ins, P2: 0x80}, Expect: ok, Slots: []apdu.Slot{present, next}}, gidsLogOut)
+	}
+	s.why = func(r apdu.Result) error {
+		switch {
+		case r.End == apdu.Mismatch:
+			return errAnotherCard
+		case r.End != apdu.Unexpected || r.Step < s.secret || r.Step > s.at:
+			return nil
+		}
+		switch sw := r.Responses[r.Step].SW; {
+		case r.Step == s.secret && (sw>>8 == 0x63 || sw == apdu.SWBlocked):
+			return errPresentPIN
+		case r.Step == s.at && (sw == apdu.SWWrongData || sw == apdu.SWWrongLength):
+			return errNewPIN
+		}
+		return nil
+	}
+	return s
+}
+
 // byPUK is RESET RETRY COUNTER with the PUK (SP 800-73, 3.2.3).
-func (c unblockable) byPUK(puk secret.Text) reset {
-	const length = 8 // of PUK and PIN (SP 800-73, 2.4.3)
-	data := slices.Concat([]byte(puk.Reveal()), make([]byte, length))
-	return reset{
+func (c unblockable) byPUK(puk secret.Text) setter {
+	data := slices.Concat([]byte(puk.Reveal()), make([]byte, pivLength))
+	return setter{
 		steps: []apdu.Step{
 			selectStep(c.application, ok), c.guard,
 			{
 				Command: apdu.Command{INS: 0x2C, P2: 0x80, Data: data}, Secret: true, Expect: ok,
-				Slots: []apdu.Slot{{Secret: "newPIN", Offset: len(data) - length, Length: length, Pad: 0xFF, Encoding: apdu.Digits}},
+				Slots: []apdu.Slot{pivSlot(newPINSlot, len(data)-pivLength)},
 			},
-			{Command: apdu.Command{INS: 0x20, P1: 0xFF, P2: 0x80}, Expect: anything}, // log out
+			pivLogOut,
 		},
-		secret: 2, at: 2, puk: true,
+		secret: 2, at: 2,
 		why: func(r apdu.Result) error {
 			if r.End == apdu.Mismatch {
 				return errAnotherCard
@@ -196,13 +247,13 @@ func (c unblockable) byPUK(puk secret.Text) reset {
 // byAnswer is RESET RETRY COUNTER after the answer to the card's challenge (ISO 7816-4,
 // 7.5.10). It does not select, nor read the id: either might end what the card awaits.
 // Another card awaits no answer.
-func (c unblockable) byAnswer(answer []byte) reset {
+func (c unblockable) byAnswer(answer []byte) setter {
 	response := apdu.EncodeTLV(apdu.TLV{Tag: 0x7C, Value: apdu.EncodeTLV(apdu.TLV{Tag: 0x82, Value: answer})})
-	return reset{
+	return setter{
 		steps: []apdu.Step{
 			{Command: apdu.Command{INS: 0x87, Data: response}, Secret: true, Expect: ok},
-			{Command: apdu.Command{INS: 0x2C, P1: 0x02, P2: 0x80}, Expect: ok, Slots: []apdu.Slot{{Secret: "newPIN", Encoding: apdu.ASCII}}},
-			{Command: apdu.Command{INS: 0x20, P2: 0x82}, Expect: anything}, // log out
+			{Command: apdu.Command{INS: 0x2C, P1: 0x02, P2: 0x80}, Expect: ok, Slots: []apdu.Slot{{Secret: newPINSlot, Encoding: apdu.ASCII}}},
+			gidsLogOut,
 		},
 		secret: 0, at: 1,
 		why: func(r apdu.Result) error {

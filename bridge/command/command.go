@@ -77,7 +77,12 @@ halves are sent, and the private ones stay in the state folder.`,
 			fs.BoolVar(&o.force, "force", false, "take the place of an enrolment that is there")
 		}, enroll},
 	{"run", "", "connect to the cloud and serve the readers", `Connects to the cloud, reports readers and cards, and runs what is asked for on them, until
-it is told to stop. SIGTERM and Ctrl-C let a script finish that runs.`, nil, run},
+it is told to stop. SIGTERM and Ctrl-C let a script finish that runs. When a card is inserted
+whose PIN has expired, that is logged and, on Windows, shown to the person at the machine;
+elsewhere -notify shows it.`,
+		func(fs *flag.FlagSet, o *options) {
+			fs.StringVar(&o.notify, "notify", "", "run this `program` with one sentence as its argument, such as notify-send, when a card is inserted whose PIN has expired")
+		}, run},
 	{"unblock", "", "give the card in a reader a new PIN, at this terminal", `Gives a blocked card a new PIN: asks for the code that is mailed to you, or goes on with an
 unblock that an operator has started, and asks for the new PIN, which leaves this machine
 only for the card. Ctrl-C cancels it. Where the input is no terminal its lines are the
@@ -88,9 +93,13 @@ desk, and takes the response that they read out to you in place of the code.`,
 		func(fs *flag.FlagSet, o *options) {
 			fs.BoolVar(&o.offline, "offline", false, "without a connection, by challenge and response with the help desk")
 		}, unblock},
+	{"change", "", "change the PIN of the card in a reader, at this terminal", `Changes the PIN of a card by its holder, who knows the present one: asks for it and for the
+new PIN, twice. Both leave this machine only for the card. It goes with and without a
+connection, once this bridge has seen the card with one. Where the input is no terminal its
+lines are the answers.`, nil, change},
 	{"pam", "", "offer an unblock at a locked screen or a login (for pam_pinward.so)", `Speaks with pam_pinward.so: where a card is in a reader whose PIN is blocked, it offers to
-unblock it, with a mailed code or with the help desk. It says nothing where there is nothing
-to offer.`, nil, pam},
+unblock it, with a mailed code or with the help desk, and where a card's PIN has expired, to
+change it. It says nothing where there is nothing to offer.`, nil, pam},
 	{"status", "", "say how things are", `Says what this bridge is, whether it can connect (without disturbing one that runs), whether
 the clock is right, what readers and cards there are, and how many results wait for the
 cloud.`, nil, status},
@@ -99,8 +108,8 @@ cloud.`, nil, status},
 
 // options are what flags set.
 type options struct {
-	dir, ca, soft  string
-	force, offline bool
+	dir, ca, soft, notify string
+	force, offline        bool
 }
 
 // program is a command that runs.
@@ -296,10 +305,10 @@ func enroll(ctx context.Context, p *program) error {
 	return err
 }
 
-// work is what run, unblock and status need.
+// work is what the commands need that work with cards.
 type work struct {
 	agent.Config
-	disk *journal.Disk
+	memory memory
 }
 
 // prepare reads the state folder. The caller must call close.
@@ -328,14 +337,32 @@ func (p *program) prepare(session relay.Session, level slog.Level) (*work, error
 	if err != nil {
 		return nil, err
 	}
+	kept := memory{disk, e, p.dir}
 	return &work{agent.Config{
 		Session: session, Enrolment: e, Source: source, Journal: journal.New(disk), Program: Version, System: system, TLS: c,
 		Log: slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: level})), Now: time.Now, Rand: rand.Reader,
-		Offline: memory{disk, e, p.dir},
-	}, disk}, nil
+		Offline: kept,
+	}, kept}, nil
 }
 
-func (w *work) close() { w.disk.Close() }
+func (w *work) close() { w.memory.Close() }
+
+// atWork does something while an agent works beside it.
+func (w *work) atWork(ctx context.Context, do func(*agent.Agent) error) error {
+	a, err := agent.New(w.Config)
+	if err != nil {
+		return err
+	}
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(working) }()
+	err = do(a)
+	stop()
+	if goodbye := <-ended; goodbye != nil {
+		return said(goodbye)
+	}
+	return err
+}
 
 func (p *program) source() (reader.Source, error) {
 	if p.soft == "" {
@@ -354,6 +381,12 @@ func run(ctx context.Context, p *program) error {
 		return err
 	}
 	defer w.close()
+	notices, err := newNotices(p.notify, w.Log)
+	if err != nil {
+		return err
+	}
+	defer notices.close()
+	w.Expired = notices.expired
 	a, err := agent.New(w.Config)
 	if err != nil {
 		return err

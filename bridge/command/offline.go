@@ -1,11 +1,12 @@
 package command
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -32,12 +33,13 @@ type memory struct {
 func (m memory) Key(key []byte) error { return m.enrolment.KeepOffline(m.dir, key) }
 
 // Know implements agent.Offline.
-func (m memory) Know(known relay.Known) error {
-	_, err := m.UpdateOffline(known.Credential, time.Now(), func(o journal.Offline) (journal.Offline, bool) {
-		o.Known = &known
-		return o, true
-	})
-	return err
+func (m memory) Know(known relay.Known) (relay.Known, error) {
+	now := time.Now()
+	o, err := m.UpdateOffline(known.Credential, now, func(o journal.Offline) (journal.Offline, bool) { return o.Knows(known, now) })
+	if err != nil {
+		return known, err
+	}
+	return *o.Known, nil
 }
 
 // offlinePrefix begins the ids of what was done without a connection.
@@ -66,7 +68,7 @@ type offlineDialogue struct {
 }
 
 func unblockOffline(ctx context.Context, p *program, w *work) error {
-	d := &offlineDialogue{prompt: newPrompt(p.Stdin, p.Stdout), Config: w.Config, memory: memory{w.disk, w.Enrolment, p.dir}, cards: map[string]int64{}}
+	d := &offlineDialogue{prompt: newPrompt(p.Stdin, p.Stdout), Config: w.Config, memory: w.memory, cards: map[string]int64{}}
 	if d.Enrolment.Offline == nil {
 		return errors.New("this bridge does not have its organisation's offline key: let it connect once")
 	}
@@ -269,7 +271,7 @@ func (d *offlineDialogue) present(ctx context.Context, puk secret.Text, newPIN [
 		return done, err
 	}
 	defer session.Close()
-	return d.reset(session, d.card.byPUK(puk), newPIN, fence)
+	return d.carryOut(session, relay.Offline{Credential: d.card.credential(), PUK: true}, d.card.byPUK(puk), fence, map[string][]byte{newPINSlot: newPIN})
 }
 
 // byAdminKey unblocks a card that wants an answer to a challenge of its own, which it
@@ -306,7 +308,7 @@ func (d *offlineDialogue) byAdminKey(ctx context.Context, in inserted) error {
 		return err
 	}
 	defer clear(newPIN)
-	return d.end(d.reset(session, d.card.byAnswer(answer), newPIN, 1))
+	return d.end(d.carryOut(session, relay.Offline{Credential: d.card.credential()}, d.card.byAnswer(answer), 1, map[string][]byte{newPINSlot: newPIN}))
 }
 
 // response shows a challenge and asks for the response, until it is taken.
@@ -356,33 +358,34 @@ func (d *offlineDialogue) newPIN(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// reset runs the script that resets the PIN. What is begun is noted before, so that the
-// cloud is told whatever happens. An error that comes without an id says that no secret
-// reached the card.
-func (d *offlineDialogue) reset(session *reader.Session, r reset, newPIN []byte, fence int64) (relay.Offline, error) {
+// carryOut runs a script that sets the PIN, with the secrets for its slots. What is begun is
+// noted before, so that the cloud is told whatever happens. An error that comes without an
+// id says that no secret reached the card.
+func (m memory) carryOut(session *reader.Session, done relay.Offline, r setter, fence int64, secrets map[string][]byte) (relay.Offline, error) {
 	defer apdu.Script{Steps: r.steps}.Wipe()
 	id := make([]byte, 8)
-	if _, err := io.ReadFull(d.Rand, id); err != nil {
-		return relay.Offline{}, err
-	}
-	now := d.Now()
-	done := relay.Offline{ID: offlinePrefix + hex.EncodeToString(id), Credential: d.card.credential(), At: now.UTC().Truncate(time.Second), PIN: relay.Unknown, PUK: r.puk}
+	_, _ = rand.Read(id) // never fails
+	now := time.Now()
+	done.ID, done.At, done.PIN = offlinePrefix+hex.EncodeToString(id), now.UTC(), relay.Unknown
 	note := func(change func(journal.Offline) journal.Offline) error {
-		_, err := d.UpdateOffline(done.Credential, now, func(o journal.Offline) (journal.Offline, bool) { return change(o), true })
+		_, err := m.UpdateOffline(done.Credential, now, func(o journal.Offline) (journal.Offline, bool) { return change(o), true })
 		return err
 	}
-	if err := note(func(o journal.Offline) journal.Offline { return o.With(done) }); err != nil {
+	if err := note(func(o journal.Offline) journal.Offline { return o.Begun(done, m.Process()) }); err != nil {
 		return relay.Offline{}, err
 	}
 	script := apdu.Script{Operation: done.ID, Part: 1, Fence: fence, Deadline: now.Add(time.Minute), Steps: r.steps}
-	result := apdu.Run(context.Background(), script, func(apdu.Slot) ([]byte, error) { return append([]byte(nil), newPIN...), nil }, session.Transmit)
+	run := apdu.Run
+	if done.Change {
+		run = apdu.RunForHolder
+	}
+	result := run(context.Background(), script, func(s apdu.Slot) ([]byte, error) { return bytes.Clone(secrets[s.Secret]), nil }, session.Transmit)
 	if sent := len(result.Responses) > r.secret || result.Step == r.secret && result.Uncertain; !sent {
 		return relay.Offline{}, errors.Join(r.why(result), result.Err, note(func(o journal.Offline) journal.Offline { return o.Without(done.ID) }))
 	}
 	done.PIN = pinSet(result, r.at)
-	if r.puk && result.End == apdu.Unexpected && result.Step == r.at {
-		sw := result.Responses[r.at].SW
-		if n, ok := sw.TriesLeft(); ok {
+	if (done.PUK || done.Change) && result.End == apdu.Unexpected && result.Step == r.secret {
+		if n, ok := result.Responses[r.secret].SW.TriesLeft(); ok {
 			done.TriesLeft = &n
 		}
 	}
@@ -390,7 +393,7 @@ func (d *offlineDialogue) reset(session *reader.Session, r reset, newPIN []byte,
 	if result.End == apdu.Done || done.PIN == relay.Yes {
 		err = nil
 	}
-	return done, errors.Join(r.why(result), err, note(func(o journal.Offline) journal.Offline { return o.With(done) }))
+	return done, errors.Join(r.why(result), err, note(func(o journal.Offline) journal.Offline { return o.Ended(done) }))
 }
 
 // pinSet tells whether the step that sets the PIN was carried out.
@@ -424,7 +427,7 @@ func (d *offlineDialogue) end(done relay.Offline, err error) error {
 
 // sentence is what an error says to people, without what it is wrapped in.
 func sentence(err error) string {
-	for _, known := range []error{reader.ErrRemoved, reader.ErrReset, reader.ErrSilent, reader.ErrBusy, reader.ErrHeld, reader.ErrNoService, errUsed, errPUK, errPUKBlocked, errAdminKey, errAnotherCard} {
+	for _, known := range []error{reader.ErrRemoved, reader.ErrReset, reader.ErrSilent, reader.ErrBusy, reader.ErrHeld, reader.ErrNoService, errUsed, errPUK, errPUKBlocked, errNewPIN, errAdminKey, errAnotherCard} {
 		if errors.Is(err, known) {
 			if known == reader.ErrReset || known == reader.ErrHeld {
 				known = errUsed

@@ -67,11 +67,26 @@ func pam(ctx context.Context, p *program) error {
 	l := &lines{out: p.Stdout}
 	go l.alive(ctx)
 	ask := &prompt{in: p.Stdin, out: io.Discard, fd: -1, lines: l}
-	d := &offlineDialogue{prompt: ask, Config: w.Config, memory: memory{w.disk, w.Enrolment, p.dir}, cards: map[string]int64{}, logon: true}
+	d := &offlineDialogue{prompt: ask, Config: w.Config, memory: w.memory, cards: map[string]int64{}, logon: true}
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	d.events = d.Source.Watch(watching)
-	if !d.blocked(ctx) {
+	release := func() {
+		stop()
+		for range d.events { // until the source is free for another Watch
+		}
+	}
+	blocked, expired := d.look(ctx)
+	if expired != nil {
+		ask.say("The PIN of the smart card has expired on %s.", day(expired.PINExpiresAt))
+		answer, err := ask.ask(ctx, "Change it now (1), or go on (Enter)? ", false)
+		if err == nil && string(answer) == "1" {
+			release()
+			err = tell(ask, changeAtLogin(ctx, w, ask))
+		}
+		return err
+	}
+	if !blocked {
 		return nil
 	}
 	conn, failed := reach(ctx, w.Config)
@@ -84,9 +99,7 @@ func pam(ctx context.Context, p *program) error {
 		case err != nil:
 			return err
 		case string(answer) == "1":
-			stop()
-			for range d.events { // until the source is free for another Watch
-			}
+			release()
 			err = online(ctx, w, ask)
 		case string(answer) == "2":
 			err = d.unblock(ctx)
@@ -111,16 +124,20 @@ func reach(ctx context.Context, c agent.Config) (io.Closer, error) {
 
 // online is the same as `bridge unblock`.
 func online(ctx context.Context, w *work, ask *prompt) error {
-	a, err := agent.New(w.Config)
-	if err != nil {
-		return err
-	}
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(working) }()
-	err = (&dialogue{prompt: ask, agent: a}).unblock(ctx, w.Enrolment.Organisation)
-	stop()
-	return errors.Join(err, <-ended)
+	return w.atWork(ctx, func(a *agent.Agent) error {
+		return (&dialogue{prompt: ask, agent: a}).unblock(ctx, w.Enrolment.Organisation)
+	})
+}
+
+// changeAtLogin is the same as `bridge change`.
+func changeAtLogin(ctx context.Context, w *work, ask *prompt) error {
+	return w.atWork(ctx, func(a *agent.Agent) error {
+		reader, insertion, err := (&dialogue{prompt: ask, agent: a}).choose(ctx)
+		if err != nil {
+			return err
+		}
+		return (&changing{prompt: ask, memory: w.memory, agent: a}).change(ctx, reader, insertion)
+	})
 }
 
 // tell says why it did not work; an exitError has been said already.
@@ -132,14 +149,14 @@ func tell(ask *prompt, err error) error {
 	return err
 }
 
-// blocked looks for a card whose PIN is blocked, or may be. Where there are several cards
-// it leaves the choice to a command line.
-func (d *offlineDialogue) blocked(ctx context.Context) bool {
+// look looks for a card whose PIN is blocked, or may be, or else has expired, which it
+// returns. Where there are several cards it leaves the choice to a command line.
+func (d *offlineDialogue) look(ctx context.Context) (blocked bool, expired *relay.Known) {
 	for quiet := time.After(cardFor); ; {
 		select {
 		case e, ok := <-d.events:
 			if !ok || e.Kind == reader.ServiceDown {
-				return false
+				return false, nil
 			}
 			if e.Kind != reader.CardSilent {
 				d.see(e)
@@ -153,23 +170,35 @@ func (d *offlineDialogue) blocked(ctx context.Context) bool {
 		break
 	}
 	if len(d.cards) != 1 {
-		return false
+		return false, nil
 	}
 	for name, number := range d.cards {
 		session, err := d.Source.Open(ctx, name, number)
 		if err != nil {
-			return false
+			break
 		}
 		defer session.Close()
 		card, err := identify(ctx, session, d.Now())
-		return err == nil && card.mayBeBlocked(ctx, session, d.Now())
+		if err != nil {
+			break
+		}
+		left, told, err := card.pinTries(ctx, session, d.Now())
+		if err != nil {
+			break
+		}
+		if !told || left == 0 {
+			return true, nil
+		}
+		if o, err := d.Remembered(card.credential()); err == nil && o.Known != nil && o.Known.PINExpired(d.Now()) {
+			return false, o.Known
+		}
 	}
-	return false
+	return false, nil
 }
 
-// mayBeBlocked asks how many tries the PIN has, in ways that cost nothing: GET METADATA of
-// Yubico, and a GIDS card's data object. A card that does not tell may be blocked.
-func (c unblockable) mayBeBlocked(ctx context.Context, s *reader.Session, now time.Time) bool {
+// pinTries asks how many tries the PIN has left, in ways that cost nothing: GET METADATA of
+// Yubico, and a GIDS card's data object. There are cards that do not tell.
+func (c unblockable) pinTries(ctx context.Context, s *reader.Session, now time.Time) (n int, told bool, err error) {
 	question, path := getData(0x3FFF, 0x7F, 0x71), []apdu.Tag{0x7F71, 0x97}
 	if c.hasPUK() {
 		question, path = apdu.Step{Command: apdu.Command{INS: 0xF7, P2: 0x80, Le: le}}, []apdu.Tag{0x06}
@@ -177,11 +206,11 @@ func (c unblockable) mayBeBlocked(ctx context.Context, s *reader.Session, now ti
 	question.Expect = anything
 	r, err := ask(ctx, s, now, selectStep(c.application, ok), question)
 	if err != nil {
-		return false
+		return 0, false, err
 	}
 	left, err := apdu.FindTLV(r[1].Data, path...)
 	if err != nil || r[1].SW != apdu.SWOK || len(left) == 0 {
-		return true
+		return 0, false, nil
 	}
-	return left[len(left)-1] == 0 // the metadata has most and left
+	return int(left[len(left)-1]), true, nil // the metadata has most and left
 }

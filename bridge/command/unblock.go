@@ -24,20 +24,11 @@ func unblock(ctx context.Context, p *program) error {
 	if p.offline {
 		return unblockOffline(ctx, p, w)
 	}
-	a, err := agent.New(w.Config)
-	if err != nil {
-		return err
-	}
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(working) }()
-	d := &dialogue{prompt: newPrompt(p.Stdin, p.Stdout), agent: a}
-	err = d.unblock(ctx, w.Enrolment.Organisation)
-	stop()
-	if goodbye := <-ended; goodbye != nil {
-		return said(goodbye)
-	}
-	return err
+	return w.atWork(ctx, func(a *agent.Agent) error {
+		ask := newPrompt(p.Stdin, p.Stdout)
+		d := &dialogue{prompt: ask, agent: a, change: &changing{prompt: ask, memory: w.memory, agent: a}}
+		return d.unblock(ctx, w.Enrolment.Organisation)
+	})
 }
 
 // dialogue is with a person who wants a new PIN.
@@ -46,6 +37,8 @@ type dialogue struct {
 	agent *agent.Agent
 	op    relay.Operation // as it was heard of last
 	told  string          // what was said of it last
+	// change, if set, is offered for a card whose PIN has expired and is not blocked.
+	change *changing
 }
 
 const (
@@ -61,6 +54,9 @@ func (d *dialogue) unblock(ctx context.Context, organisation string) error {
 	}
 	d.say("Unblock a card of %s. Ctrl-C cancels.", organisation)
 	err := d.start(ctx)
+	if errors.Is(err, errChanged) {
+		return nil
+	}
 	for err == nil && d.op.Next != relay.NextNothing {
 		if err = d.step(ctx); errors.Is(err, agent.ErrDisconnected) {
 			d.say("The connection was lost: trying again.")
@@ -117,6 +113,11 @@ func (d *dialogue) start(ctx context.Context) error {
 		reader, insertion, err := d.choose(ctx)
 		if err != nil {
 			return err
+		}
+		if d.change != nil {
+			if err := d.change.instead(ctx, reader, insertion); err != nil {
+				return err
+			}
 		}
 		d.say("Asking for the unblock of the card in %s.", reader)
 		for began := time.Now(); ; {

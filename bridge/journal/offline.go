@@ -26,7 +26,14 @@ type Offline struct {
 	Since      time.Time `json:"since,omitzero"`
 	Latest     time.Time `json:"latest"` // the latest time of a change
 	// Done is what the cloud has not acknowledged. What is begun is there as unknown.
-	Done []relay.Offline `json:"done,omitempty"`
+	Done []Deed `json:"done,omitempty"`
+}
+
+// Deed is something that a bridge does by itself.
+type Deed struct {
+	relay.Offline
+	// Process is doing it, or was; "" once it has ended.
+	Process string `json:"process,omitempty"`
 }
 
 // Challenged counts a challenge, and returns false if there were too many in a day. A clock
@@ -42,16 +49,44 @@ func (o Offline) Challenged(now time.Time) (Offline, bool) {
 	return o, true
 }
 
-// With has what was done added, or changed if it is there.
-func (o Offline) With(done relay.Offline) Offline {
-	o = o.Without(done.ID)
-	o.Done = append(o.Done, done)
+// Begun has what a process is about to do, which is stored before that is done.
+func (o Offline) Begun(doing relay.Offline, process string) Offline {
+	o.Done = append(slices.Clone(o.Done), Deed{doing, process})
 	return o
+}
+
+// Ended has what came of it. When a new PIN expires is not known before the cloud tells.
+func (o Offline) Ended(done relay.Offline) Offline {
+	o = o.Without(done.ID).Begun(done, "")
+	if done.PIN == relay.Yes && o.Known != nil {
+		known := *o.Known
+		known.PINExpiresAt, o.Known = time.Time{}, &known
+	}
+	return o
+}
+
+// overtake is by how much messages may overtake each other. What is older by more was told
+// by a clock that has been set right since.
+const overtake = time.Minute
+
+// Knows has what the cloud tells of the card, unless something later is there: then it
+// returns false. That the PIN has expired is not so if the cloud was not told yet of a new
+// one.
+func (o Offline) Knows(known relay.Known, now time.Time) (Offline, bool) {
+	if o.Known != nil && known.At.Before(o.Known.At) && o.Known.At.Sub(known.At) < overtake {
+		return o, false
+	}
+	renewed := slices.ContainsFunc(o.Done, func(d Deed) bool { return d.PIN == relay.Yes })
+	if renewed && known.PINExpired(now) {
+		known.PINExpiresAt = time.Time{}
+	}
+	o.Known = &known
+	return o, true
 }
 
 // Without has it removed.
 func (o Offline) Without(id string) Offline {
-	o.Done = slices.DeleteFunc(slices.Clone(o.Done), func(d relay.Offline) bool { return d.ID == id })
+	o.Done = slices.DeleteFunc(slices.Clone(o.Done), func(d Deed) bool { return d.ID == id })
 	return o
 }
 
@@ -90,12 +125,21 @@ func (d *Disk) UpdateOffline(credential string, now time.Time, change func(Offli
 	return o, nil
 }
 
-// Done returns what the cloud has not acknowledged of all cards. An error does not mean
-// that there is nothing.
+// Remembered returns what is remembered of a card.
+func (d *Disk) Remembered(credential string) (Offline, error) {
+	return d.UpdateOffline(credential, time.Time{}, func(o Offline) (Offline, bool) { return o, false })
+}
+
+// Done returns what the cloud has not acknowledged of all cards, but what a process is
+// doing still: that would be told as unknown. An error does not mean that there is nothing.
 func (d *Disk) Done() (done []relay.Offline, err error) {
 	err = d.locked(func() error {
 		return d.eachOffline(func(o Offline) error {
-			done = append(done, o.Done...)
+			for _, deed := range o.Done {
+				if deed.Process == "" || !d.Alive(deed.Process) {
+					done = append(done, deed.Offline)
+				}
+			}
 			return nil
 		})
 	})

@@ -62,6 +62,33 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestKnows: what is known of a card is what was so last, whatever overtakes what.
+func TestKnows(t *testing.T) {
+	now := time.Date(2030, 1, 31, 9, 0, 0, 0, time.UTC)
+	passed, later := now.AddDate(0, 0, -1), now.AddDate(0, 0, 89)
+	knows := func(o journal.Offline, at, expires, want time.Time, taken bool) journal.Offline {
+		t.Helper()
+		o, ok := o.Knows(relay.Known{Credential: "c", At: at, PINExpiresAt: expires}, now)
+		if ok != taken || !o.Known.PINExpiresAt.Equal(want) {
+			t.Errorf("%t, expires %s, want %t, %s", ok, o.Known.PINExpiresAt, taken, want)
+		}
+		return o
+	}
+	o := knows(journal.Offline{Credential: "c"}, now, passed, passed, true)
+	deed := relay.Offline{ID: "offline-1", Credential: "c", PIN: relay.Unknown, Change: true}
+	o = o.Begun(deed, "p")
+	knows(o, now, passed, passed, true)
+	deed.PIN = relay.Yes
+	o = o.Ended(deed)
+	if !o.Known.PINExpiresAt.IsZero() {
+		t.Errorf("the new PIN expires %s", o.Known.PINExpiresAt)
+	}
+	o = knows(o, now.Add(time.Second), passed, time.Time{}, true) // before the cloud has noted it
+	o = knows(o, now.Add(3*time.Second), later, later, true)
+	o = knows(o.Without(deed.ID), now.Add(2*time.Second), passed, later, false)
+	knows(o, now.Add(-time.Hour), passed, passed, true) // the clock was set right
+}
+
 // TestOfflineRecord: what is remembered outlasts the process, and a clock that is set back
 // begins no new day.
 func TestOfflineRecord(t *testing.T) {
@@ -90,7 +117,7 @@ func TestOfflineRecord(t *testing.T) {
 	}
 	for n := range 2 {
 		_, err := d.UpdateOffline("c", now, func(o journal.Offline) (journal.Offline, bool) {
-			return o.With(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Unknown}).With(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Yes}), true
+			return o.Begun(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Unknown}, "a").Ended(relay.Offline{ID: fmt.Sprint("offline-", n), Credential: "c", PIN: relay.Yes}), true
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +125,7 @@ func TestOfflineRecord(t *testing.T) {
 	}
 	d.Close()
 	d = open("b")
-	defer d.Close()
+	defer func() { d.Close() }()
 	if done, err := d.Done(); err != nil || len(done) != 2 || done[0].PIN != relay.Yes {
 		t.Errorf("done: %+v, %v", done, err)
 	}
@@ -109,6 +136,18 @@ func TestOfflineRecord(t *testing.T) {
 	}
 	if done, err := d.Done(); err != nil || len(done) != 1 || done[0].ID != "offline-1" {
 		t.Errorf("acknowledged: %+v, %v", done, err)
+	}
+	doing := relay.Offline{ID: "offline-2", Credential: "c", PIN: relay.Unknown}
+	if _, err := d.UpdateOffline("c", now, func(o journal.Offline) (journal.Offline, bool) { return o.Begun(doing, "b"), true }); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := d.Done(); err != nil || len(done) != 1 {
+		t.Errorf("told while it is done: %+v, %v", done, err)
+	}
+	d.Close()
+	d = open("c")
+	if done, err := d.Done(); err != nil || len(done) != 2 || done[1] != doing {
+		t.Errorf("its process has ended within it: %+v, %v", done, err)
 	}
 	o, ok := journal.Offline{Challenges: offline.Challenges, Since: now}.Challenged(now.Add(24 * time.Hour))
 	if !ok || o.Challenges != 1 {

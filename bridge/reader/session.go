@@ -120,9 +120,13 @@ func (s *Session) end(err error) {
 	})
 }
 
-// insGeneralAuthenticate (ISO 7816-4, 7.5.5) is the only command that a bridge lets
-// through which leaves rights behind in a card.
-const insGeneralAuthenticate = 0x87
+// The commands that a bridge lets through which leave rights behind in a card: GENERAL
+// AUTHENTICATE (ISO 7816-4, 7.5.5), and VERIFY with a PIN and CHANGE REFERENCE DATA of it
+// (ISO 7816-4, 7.5.6 and 7.5.7).
+func authenticates(command []byte) bool {
+	const generalAuthenticate, verify, changeReferenceData, refPIN = 0x87, 0x20, 0x24, 0x80
+	return command[1] == generalAuthenticate || command[3] == refPIN && (command[1] == verify || command[1] == changeReferenceData) && len(command) > 5
+}
 
 // serve passes on commands until the session is over, and lets the card go.
 func (s *Session) serve(l link) {
@@ -147,7 +151,7 @@ func (s *Session) serve(l link) {
 				continue
 			default:
 			}
-			authenticated = authenticated || command[1] == insGeneralAuthenticate
+			authenticated = authenticated || authenticates(command)
 			data, err := l.transmit(command)
 			clear(command)
 			if err == nil && len(data) < 2 {

@@ -5,6 +5,7 @@ package wiring
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -20,10 +21,13 @@ import (
 	"github.com/pinward/pinward/functions/api/rest"
 	"github.com/pinward/pinward/functions/relay/line"
 	"github.com/pinward/pinward/functions/sweep/due"
+	"github.com/pinward/pinward/functions/trigger/inbox"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/dynamo"
 	"github.com/pinward/pinward/shared/tenant"
@@ -43,6 +47,14 @@ type Parts struct {
 	Rate            rest.Rate
 	Connections     gateway.Connections // to bridges
 	RelayURL        string              // that they connect to
+	WebhooksTo      WebhooksTo
+}
+
+// WebhooksTo is where webhooks may go. Its zero value is public addresses, by TLS that the
+// system's authorities vouch for.
+type WebhooksTo struct {
+	Anywhere bool // this machine and its network too, and without TLS
+	RootCAs  *x509.CertPool
 }
 
 // System is an installation at work.
@@ -53,6 +65,9 @@ type System struct {
 	Users       *user.Users
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
+	Deliveries  *delivery.Deliveries
+	Rules       *rule.Rules
+	Engine      *rule.Engine
 }
 
 // New returns an installation of the parts.
@@ -68,12 +83,18 @@ func New(p Parts) *System {
 	}
 	s.Unblocks = &unblock.Unblocks{Table: p.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Senders: p.Senders,
 		Connections: p.Connections, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log}
+	s.Deliveries = &delivery.Deliveries{Table: p.Table, Tenants: s.Tenants, Users: s.Users, Senders: p.Senders, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log,
+		Anywhere: p.WebhooksTo.Anywhere, RootCAs: p.WebhooksTo.RootCAs}
+	s.Rules = &rule.Rules{Table: p.Table, Audit: log, Now: p.Now, Rand: rand.Reader}
+	s.Engine = &rule.Engine{Table: p.Table, Tenants: s.Tenants, Rules: s.Rules, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks,
+		Deliveries: s.Deliveries, Senders: p.Senders, Audit: log, Now: p.Now, Log: p.Log}
 	return s
 }
 
 // API returns the HTTP API.
 func (s *System) API() http.Handler {
-	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks,
+	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks, Deliveries: s.Deliveries,
+		Rules: s.Rules, Engine: s.Engine,
 		Senders: s.Senders, Audit: s.Audit, Now: s.Now, Rand: rand.Reader, Log: s.Log, Rate: s.Rate,
 		Connections: s.Connections, RelayURL: s.RelayURL}
 	return api.Handler()
@@ -87,7 +108,13 @@ func (s *System) Relay() gateway.Socket {
 
 // Sweep returns the sweep.
 func (s *System) Sweep() *due.Sweep {
-	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Unblocks: s.Unblocks, Credentials: s.Credentials, Senders: s.Senders, Now: s.Now, Log: s.Log}
+	return &due.Sweep{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Unblocks: s.Unblocks, Credentials: s.Credentials, Deliveries: s.Deliveries,
+		Engine: s.Engine, Senders: s.Senders, Now: s.Now, Log: s.Log}
+}
+
+// Trigger returns what takes in events that AWS delivers.
+func (s *System) Trigger() *inbox.Inbox {
+	return &inbox.Inbox{Tenants: s.Tenants, Engine: s.Engine, Bounces: &user.Bounces{Users: s.Users, Tenants: s.Tenants, Log: s.Log}, Log: s.Log}
 }
 
 // Cloud returns the installation that a Lambda function's environment names:

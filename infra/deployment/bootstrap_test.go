@@ -142,7 +142,7 @@ func TestBootstraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newCloud(t, hash)
-	var apiCalls, relayCalls, sweepCalls recorder
+	var apiCalls, relayCalls, sweepCalls, triggerCalls recorder
 	function := c.start(t, api, &apiCalls)
 	s := newSession(t, function)
 
@@ -191,7 +191,8 @@ func TestBootstraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []due.Report{
-		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}, SanityRuns: credential.RunReport{Due: 1, Ended: 1}},
+		{Due: 2, Sent: 1, Expired: 1, Unannounced: 1, Unblocks: unblock.Report{Due: 2, Concluded: 1, Told: 1}, SanityRuns: credential.RunReport{Due: 1, Ended: 1},
+			Digests: due.DigestReport{Due: 1, Sent: 1}, Bulks: user.BulkReport{Due: 1, Ended: 1}},
 		{},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -205,6 +206,8 @@ func TestBootstraps(t *testing.T) {
 	if told := c.bridges.take(d.connection); len(told) != 1 || told[0].Operation == nil || told[0].Operation.Reason != unblock.ReasonExpired {
 		t.Errorf("the person at the bridge is told %+v of an unblock whose time is over", told)
 	}
+	d.rules()
+	d.zoe(c.start(t, trigger, &triggerCalls))
 	mails := map[string]int{}
 	all, err := testserver.SESMails(c.ses)
 	if err != nil {
@@ -215,10 +218,13 @@ func TestBootstraps(t *testing.T) {
 		mails[strings.Join(m.Destination.To, ", ")+": "+subject]++
 	}
 	if diff := cmp.Diff(map[string]int{
-		"ada@example.org: Your PIN for Demo expires":                 1, // the test mail
-		"grace@example.org: Your code to unblock your card for Demo": 1,
-		"grace@example.org: The PIN of your card for Demo was reset": 3, // by herself, by an operator, and what was left to the sweep
-		"late@example.org: Your PIN for Demo expires":                1,
+		"ada@example.org: Your PIN for Demo expires":                            1, // the test mail
+		"grace@example.org: Your code to unblock your card for Demo":            1,
+		"grace@example.org: The PIN of your card for Demo was reset":            3, // by herself, by an operator, and what was left to the sweep
+		"late@example.org: Your PIN for Demo expires":                           1,
+		"it@example.org: PINs for Demo – expiring within a week: 1, expired: 1": 1,
+		"new@example.org: Your new PIN for Demo":                                1,
+		"zoe@example.org: Your new PIN for Demo":                                1,
 	}, mails); diff != "" {
 		t.Errorf("mails (-want +got):\n%s", diff)
 	}
@@ -228,7 +234,7 @@ func TestBootstraps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for role, r := range map[string]*recorder{"ApiRole": &apiCalls, "RelayRole": &relayCalls, "SweepRole": &sweepCalls} {
+	for role, r := range map[string]*recorder{"ApiRole": &apiCalls, "RelayRole": &relayCalls, "SweepRole": &sweepCalls, "TriggerRole": &triggerCalls} {
 		policies := at(doc, "Resources", role, "Properties", "Policies").([]any)
 		r.compare(t, role, statements(policies[0]))
 	}
@@ -236,7 +242,8 @@ func TestBootstraps(t *testing.T) {
 
 // age gives the tenant demo two users whose PINs were set a while ago, of whom one is about
 // to expire and the other has expired; and at the bridge an unblock that has succeeded
-// when no mail could be sent, and one that nobody has gone on with.
+// when no mail could be sent, and one that nobody has gone on with. A digest for the
+// administrators is due, and a bulk of PINs.
 func (c *cloud) age(t *testing.T, d *desk) {
 	t.Helper()
 	for _, variable := range c.environment(t, &recorder{}) {
@@ -266,7 +273,25 @@ func (c *cloud) age(t *testing.T, d *desk) {
 			t.Fatal(err)
 		}
 	}
-	then, core := ago(time.Hour)
+	then, core := ago(25 * time.Hour)
+	settings := core.Tenant.Settings
+	settings.Digest.Recipients = []string{"it@example.org"}
+	if _, err := then.Tenants.ChangeSettings(t.Context(), by, core, settings); err != nil {
+		t.Fatal(err)
+	}
+	// A bulk of PINs was started a minute ago.
+	then, core = ago(time.Minute)
+	if _, err = then.Users.Create(t.Context(), core, by, user.Profile{Username: "new", Mail: "new@example.org", Groups: []string{"new"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	bulk, err := then.Users.PlanBulk(t.Context(), core, by, user.BulkSpec{Group: "new"}, 0)
+	if err == nil {
+		_, err = then.Users.StartBulk(t.Context(), core, by, bulk.ID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	then, core = ago(time.Hour)
 	asked := unblock.Request{Credential: d.credential, Bridge: d.id, Channel: credential.Operator, Statement: "staff badge"}
 	op, err := then.Unblocks.Create(t.Context(), core, by, asked)
 	if err != nil {
@@ -280,7 +305,7 @@ func (c *cloud) age(t *testing.T, d *desk) {
 		t.Fatal(err)
 	}
 	for _, m := range c.bridges.take(d.connection) {
-		if err := then.Unblocks.Result(t.Context(), core, d.id, d.runs(*m.Run, "")); err != nil {
+		if _, err := then.Unblocks.Result(t.Context(), core, d.id, d.runs(*m.Run, "")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -63,11 +63,12 @@ const (
 	api           = root + "/functions/api"
 	relayFunction = root + "/functions/relay"
 	sweep         = root + "/functions/sweep"
+	trigger       = root + "/functions/trigger"
 	empty         = "./testdata/empty"
 )
 
 func TestArm64(t *testing.T) {
-	for _, pkg := range []string{api, relayFunction, sweep} {
+	for _, pkg := range []string{api, relayFunction, sweep, trigger} {
 		bootstrap, size := build(t, "arm64", pkg)
 		file, err := elf.Open(bootstrap)
 		if err != nil {
@@ -94,7 +95,7 @@ func BenchmarkStart(b *testing.B) {
 	needLinux(b)
 	env := environment("http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1", // nothing is called
 		"arn:aws:kms:eu-central-1:123456789012:key/1", "")
-	packages := map[string]string{"empty": empty, "api": api, "relay": relayFunction, "sweep": sweep}
+	packages := map[string]string{"empty": empty, "api": api, "relay": relayFunction, "sweep": sweep, "trigger": trigger}
 	bootstraps := map[string]string{}
 	for name, pkg := range packages {
 		bootstraps[name], _ = build(b, runtime.GOARCH, pkg)
@@ -118,7 +119,7 @@ func BenchmarkStart(b *testing.B) {
 		median[name] = ds[len(ds)/2].Seconds() * 1e3
 		b.ReportMetric(median[name], name+"-ms")
 	}
-	for _, name := range []string{"api", "relay", "sweep"} {
+	for _, name := range []string{"api", "relay", "sweep", "trigger"} {
 		b.ReportMetric(median[name]/median["empty"], name+"/empty")
 	}
 	b.ReportMetric(0, "ns/op")

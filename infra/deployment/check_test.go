@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/table/dynamo"
 )
 
@@ -58,6 +59,7 @@ func check(text string) []string {
 	c.checkRings()
 	c.checkFunctions()
 	c.checkRelay()
+	c.checkQueues()
 	c.checkPolicies()
 	c.checkStores()
 	c.checkAlarms()
@@ -74,6 +76,8 @@ var attributes = map[string][]string{
 	"AWS::KMS::Key":             {"Arn", "KeyId"},
 	"AWS::IAM::Role":            {"Arn", "RoleId"},
 	"AWS::Logs::LogGroup":       {"Arn"},
+	"AWS::Events::EventBus":     {"Arn", "Name"},
+	"AWS::SQS::Queue":           {"Arn", "QueueName", "QueueUrl"},
 }
 
 var substitution = regexp.MustCompile(`\$\{([^}]*)\}`)
@@ -161,7 +165,7 @@ func (c *template) checkRings() {
 
 // longest is how long a function may take in seconds: an HTTP API waits 30, a WebSocket
 // API 29, and the sweep runs each minute.
-var longest = map[string]int{"api": 29, "relay": 29, "sweep": 60}
+var longest = map[string]int{"api": 29, "relay": 29, "sweep": 60, "trigger": 60}
 
 func (c *template) checkFunctions() {
 	mains, _ := filepath.Glob(filepath.Join(root, "functions", "*", "main.go"))
@@ -216,9 +220,34 @@ func (c *template) checkEvent(name string, f object, event any) {
 			"RetryPolicy":        object{"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60},
 		})
 		c.want(name+" EventInvokeConfig", f["EventInvokeConfig"], object{"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60})
+	case "SQS":
+		c.want(name+" queue", at(event, "Properties"), object{
+			"Queue": object{"Fn::GetAtt": "EventQueue.Arn"}, "BatchSize": 10,
+			"FunctionResponseTypes": []any{"ReportBatchItemFailures"}, // without it one bad event would hold up nine good ones
+		})
+	case "EventBridgeRule":
+		c.want(name+" bus", at(event, "Properties"), buses[one(at(event, "Properties", "EventBusName"))])
+		c.want(name+" EventInvokeConfig", f["EventInvokeConfig"], object{"MaximumRetryAttempts": 2, "MaximumEventAgeInSeconds": 21600,
+			"DestinationConfig": object{"OnFailure": object{"Type": "SQS", "Destination": object{"Fn::GetAtt": "FailedEvents.Arn"}}}})
 	default:
 		c.add("%s: event type %v", name, kind)
 	}
+}
+
+// buses are what is taken from which event bus, by its name: all that this account puts into
+// the installation's own, and what SES tells on the account's.
+var buses = map[string]object{
+	"${EventBus}": {"EventBusName": object{"Ref": "EventBus"}, "Pattern": object{"account": []any{object{"Ref": "AWS::AccountId"}}}},
+	"":            {"Pattern": object{"source": []any{"aws.ses"}, "detail-type": []any{"Email Bounced", "Email Complaint Received"}}},
+}
+
+// checkQueues checks that no event is lost in a queue, nor lies there in the clear.
+func (c *template) checkQueues() {
+	c.want("queues", c.resources("AWS::SQS::Queue"), map[string]object{
+		"EventQueue": {"VisibilityTimeout": 360, "MessageRetentionPeriod": int(rule.MaxAge.Seconds()), "SqsManagedSseEnabled": true,
+			"RedrivePolicy": object{"deadLetterTargetArn": object{"Fn::GetAtt": "FailedEvents.Arn"}, "maxReceiveCount": 5}},
+		"FailedEvents": {"MessageRetentionPeriod": 1209600, "SqsManagedSseEnabled": true},
+	})
 }
 
 // stageURL is where the WebSocket API's stage is.
@@ -330,6 +359,9 @@ var alarms = map[string][]string{
 	"SweepThrottles":     {"AWS/Lambda Throttles FunctionName=${SweepFunction}"},
 	"RelayErrors":        {"AWS/Lambda Errors FunctionName=${RelayFunction}"},
 	"RelayThrottles":     {"AWS/Lambda Throttles FunctionName=${RelayFunction}"},
+	"TriggerErrors":      {"AWS/Lambda Errors FunctionName=${TriggerFunction}"},
+	"TriggerThrottles":   {"AWS/Lambda Throttles FunctionName=${TriggerFunction}"},
+	"EventsFailed":       {"AWS/SQS ApproximateNumberOfMessagesVisible QueueName=${FailedEvents.QueueName}"},
 	"ApiErrors":          {"AWS/Lambda Errors FunctionName=${ApiFunction}"},
 	"ApiThrottles":       {"AWS/Lambda Throttles FunctionName=${ApiFunction}"},
 	"Api5xx":             {"AWS/ApiGateway 5xx ApiId=${Api}"},

@@ -57,12 +57,25 @@ var allowed = map[string][]statement{
 	"SweepRole": {
 		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
 			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/list"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due"}, forAll, leadingKeys, []string{"due/*", "t/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/history"}, forAll, leadingKeys, []string{"t/*"}},
 		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
 		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
 		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},
 		{[]string{"execute-api:ManageConnections"}, relayConnections[:1], "", "", nil},
 		{[]string{"logs:CreateLogStream", "logs:PutLogEvents"}, []string{"${SweepLog.Arn}"}, "", "", nil},
+	},
+	"TriggerRole": {
+		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
+			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/history", "${Table.Arn}/index/list"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
+		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
+		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},
+		{[]string{"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}, []string{"${EventQueue.Arn}"}, "", "", nil},
+		{[]string{"sqs:SendMessage"}, []string{"${FailedEvents.Arn}"}, "", "", nil},
+		{[]string{"logs:CreateLogStream", "logs:PutLogEvents"}, []string{"${TriggerLog.Arn}"}, "", "", nil},
 	},
 	"ScheduleRole": {
 		{[]string{"lambda:InvokeFunction"}, []string{"${SweepFunction.Arn}"}, "", "", nil},
@@ -74,6 +87,7 @@ var roles = map[string]struct{ service, function string }{
 	"ApiRole":      {"lambda.amazonaws.com", "ApiFunction"},
 	"RelayRole":    {"lambda.amazonaws.com", "RelayFunction"},
 	"SweepRole":    {"lambda.amazonaws.com", "SweepFunction"},
+	"TriggerRole":  {"lambda.amazonaws.com", "TriggerFunction"},
 	"ScheduleRole": {"scheduler.amazonaws.com", ""},
 }
 

@@ -20,13 +20,14 @@ const module = "github.com/pinward/pinward/"
 // rooms lists the packages from the top of the house to the bottom. A package
 // imports only what stands below its own line.
 var rooms = [][]string{
-	{"infra/local", "functions/api", "functions/relay", "functions/sweep", "infra/softcard/cmd/softcard", "bridge"},
+	{"infra/local", "functions/api", "functions/relay", "functions/sweep", "functions/trigger", "infra/softcard/cmd/softcard", "bridge"},
 	{"infra/softcard", "bridge/command"},
 	{"bridge/agent"},
 	{"bridge/enrolment", "bridge/journal", "bridge/reader"},
 	{"functions/wiring"},
-	{"functions/api/rest", "functions/relay/line", "functions/sweep/due"},
-	{"shared/unblock", "shared/credential/intake"},
+	{"functions/api/rest", "functions/relay/line", "functions/sweep/due", "functions/trigger/inbox"},
+	{"shared/rule"},
+	{"shared/unblock", "shared/intake", "shared/delivery"},
 	{"shared/credential", "shared/user"},
 	{"shared/event"},
 	{"shared/tenant"},
@@ -54,10 +55,10 @@ var behind = map[string][]string{
 	"github.com/danielgtaylor/huma":                 {"functions/api/rest"},
 	"github.com/ebfe/scard":                         {"bridge/reader"},
 	"github.com/gorilla/websocket":                  {"shared/gateway", "bridge/agent"},
-	"github.com/go-jose/":                           {"shared/relay", "shared/credential/intake"},
+	"github.com/go-jose/":                           {"shared/relay", "shared/intake"},
 	"golang.org/x/term":                             {"bridge/command"},
-	"github.com/aws/aws-lambda-go":                  {"shared/gateway", "functions/api", "functions/relay", "functions/sweep"},
-	"github.com/aws/":                               {"shared/table/dynamo", "shared/mail", "shared/gateway", "functions/api", "functions/relay", "functions/sweep"},
+	"github.com/aws/aws-lambda-go":                  {"shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger"},
+	"github.com/aws/":                               {"shared/table/dynamo", "shared/mail", "shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger"},
 }
 
 // tests are for tests only: no product code imports them.

@@ -104,16 +104,17 @@ func (p *process) code(n int) string {
 	return m[1] + m[2]
 }
 
-// makeUnblock is what `make unblock` runs, for this pinward and in the folder of its data.
-func (p *process) makeUnblock() string {
+// makes is what `make unblock` or `make change` runs, for this pinward and in the folder of
+// its data.
+func (p *process) makes(target string) string {
 	p.Helper()
 	makefile, err := os.ReadFile("../../Makefile")
 	if err != nil {
 		p.Fatal(err)
 	}
-	m := regexp.MustCompile(`(?m)^unblock:\n\tgo run \$\(TAGS\) \./(bridge .*) \$\(ARGS\)$`).FindSubmatch(makefile)
+	m := regexp.MustCompile(`(?m)^` + target + `:\n\tgo run \$\(TAGS\) \./(bridge .*) \$\(ARGS\)$`).FindSubmatch(makefile)
 	if m == nil {
-		p.Fatal("the Makefile's unblock is not what is expected")
+		p.Fatalf("the Makefile's %s is not what is expected", target)
 	}
 	return strings.ReplaceAll(string(m[1]), "http://127.0.0.1:8080", p.url)
 }
@@ -173,7 +174,7 @@ func TestCard(t *testing.T) {
 	}
 
 	const pin = "739158"
-	cmd := exec.Command("sh", "-c", p.makeUnblock())
+	cmd := exec.Command("sh", "-c", p.makes("unblock"))
 	cmd.Dir = filepath.Dir(data)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -290,23 +291,23 @@ func TestCardREADME(t *testing.T) {
 	p, data := startCard(t)
 	key := p.key("KEY")
 	p.sees(key)
-	script := block("api() {") + block("bridge=$(")
-	if !strings.Contains(script, "url=http://127.0.0.1:8080\n") || strings.Count(script, "make unblock\n") != 1 {
+	script := block("api() {") + block("bridge=$(") + block("api -X POST \"$url/_local/clock?advance=8784h\"")
+	if !strings.Contains(script, "url=http://127.0.0.1:8080\n") || strings.Count(script, "make unblock\n") != 1 || strings.Count(script, "make change\n") != 1 {
 		t.Fatalf("the README's commands are not what is expected: %s", script)
 	}
-	const pin = "30729485"
+	const pin, changed = "30729485", "59173628"
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-euc", "make() { "+p.makeUnblock()+"; }\n"+strings.Replace(script, "http://127.0.0.1:8080", p.url, 1))
+	cmd := exec.CommandContext(ctx, "sh", "-euc", "make() { if [ $1 = change ]; then "+p.makes("change")+"; else "+p.makes("unblock")+"; fi; }\n"+strings.Replace(script, "http://127.0.0.1:8080", p.url, 1))
 	cmd.Dir = filepath.Dir(data)
 	cmd.Env = append(os.Environ(), "KEY="+key)
 	cmd.WaitDelay = time.Second // the bridge outlives the shell
-	cmd.Stdin = strings.NewReader(pin + "\n" + pin + "\n")
+	cmd.Stdin = strings.NewReader(strings.Join([]string{pin, pin, pin, changed, changed, ""}, "\n"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("the README's commands: %v: %s", err, out)
 	}
-	for _, want := range []string{`"code":"sequential"`, `"verified":false`, `"verified":true`, `"statement":"staff badge"`, "The card has its new PIN."} {
+	for _, want := range []string{`"code":"sequential"`, `"verified":false`, `"verified":true`, `"outcome":"acted"`, `"outcome":"duplicate"`, `"statement":"staff badge"`, "The card has its new PIN.", " Its PIN has expired on ", "The card has its new PIN. It expires on "} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the README's commands print no %s: %s", want, out)
 		}
@@ -314,9 +315,18 @@ func TestCardREADME(t *testing.T) {
 	if strings.Contains(string(out), "Code: ") {
 		t.Errorf("an unblock that an operator has started asks for a code: %s", out)
 	}
-	p.wantPIN(pin, true)
+	p.wantPIN(changed, true)
+	if page := string(p.call(200, "GET", "/_local/outbox", "", nil)); !strings.Contains(page, "staff card for Demo Ltd has expired") {
+		t.Errorf("the outbox lacks the mail that the PIN has expired: %s", page)
+	}
+	if page := p.page(); !strings.Contains(page, "<dt>PIN changed</dt>") || strings.Contains(page, "make change") || strings.Contains(page, ">expired<") {
+		t.Errorf("the page of the card whose PIN was changed: %s", page)
+	}
 	if page := string(p.call(200, "GET", "/_local/outbox", "", nil)); strings.Count(page, ">Your PIN for Demo Ltd expires on ") != 1 {
 		t.Errorf("the outbox lacks the mail to ada: %s", page)
+	}
+	if issued := p.mails("alan@example.org", "Your new PIN for Demo Ltd"); len(issued) != 1 {
+		t.Errorf("mails with a PIN to alan, who has printed: %q", issued)
 	}
 	if reset := p.mails("grace@example.org", pageReset); len(reset) != 1 || !strings.Contains(reset[0], "first administrator") {
 		t.Errorf("mails to the holder that the PIN was reset: %q", reset)

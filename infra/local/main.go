@@ -55,6 +55,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	addr := flags.String("addr", "127.0.0.1:8080", "`address` to listen on")
 	data := flags.String("data", "data", "`folder` that everything is kept in")
 	now := flags.String("now", "", "`time` to begin at, such as 2030-01-31T09:00:00Z, for demonstrations; then time goes on from there")
+	anywhere := flags.Bool("webhooks-anywhere", false, "let webhooks go to this machine and its network too, and without TLS, to try them; else only public addresses get any")
 	newKey := flags.Bool("new-key", false, "make another API key of role admin for the tenant demo and print it")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -128,6 +129,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		Rate:            rest.Rate{PerSecond: 200, Burst: 1000},
 		Connections:     relays,
 		RelayURL:        "ws" + url[len("http"):] + relayPath,
+		WebhooksTo:      wiring.WebhooksTo{Anywhere: *anywhere},
 	}
 	system := wiring.New(parts)
 	parts.Now = time.Now

@@ -20,6 +20,9 @@ type Application struct {
 	Shortest int
 
 	rules []rule
+	// holder is what the bridge may say in addition in a script of its own making, with
+	// what the person at it has typed: never in one that it was sent.
+	holder []rule
 }
 
 // rule allows the commands of class 00 with this header whose data is right. An
@@ -40,9 +43,9 @@ var PIV = Application{
 		// GET DATA (SP 800-73, 3.1.2) of CHUID, CCC and discovery object.
 		{0xCB, 0x3F, 0xFF, exactly("5C035FC102", "5C035FC107", "5C017E"), true},
 		// VERIFY without data (SP 800-73, 3.2.1): tries left of PIN and PUK; P1=FF logs out.
-		{0x20, 0x00, 0x80, none, true},
-		{0x20, 0x00, 0x81, none, true},
-		{0x20, 0xFF, 0x80, none, true},
+		{insVerify, 0x00, 0x80, none, true},
+		{insVerify, 0x00, 0x81, none, true},
+		{insVerify, 0xFF, 0x80, none, true},
 		// RESET RETRY COUNTER (SP 800-73, 3.2.3): PUK, new PIN.
 		{insResetRetryCounter, 0x00, 0x80, func(b []byte) bool { return len(b) == 16 && isPIVPIN(b[8:]) }, false},
 		// CHANGE REFERENCE DATA (SP 800-73, 3.2.2), of the PUK only: old, new.
@@ -64,6 +67,10 @@ var PIV = Application{
 		{0xF7, 0x00, 0x81, none, true},
 		{0xF7, 0x00, 0x9B, none, true},
 	},
+	holder: []rule{
+		// CHANGE REFERENCE DATA (SP 800-73, 3.2.2), of the PIN: present, new.
+		{insChangeReferenceData, 0x00, 0x80, func(b []byte) bool { return len(b) == 16 && isPIVPIN(b[:8]) && isPIVPIN(b[8:]) }, false},
+	},
 }
 
 // GIDS is the application of Microsoft's Generic Identity Device Specification 2.0.
@@ -76,8 +83,8 @@ var GIDS = Application{
 		{0xCB, 0xA0, 0x12, exactly("5C02DF20"), true},
 		{0xCB, 0x3F, 0xFF, exactly("5C027F71", "5C027F73"), true},
 		// VERIFY without data (ISO 7816-4, 7.5.6): tries left; P2=82 logs out.
-		{0x20, 0x00, 0x80, none, true},
-		{0x20, 0x00, 0x82, none, true},
+		{insVerify, 0x00, 0x80, none, true},
+		{insVerify, 0x00, 0x82, none, true},
 		// MANAGE SECURITY ENVIRONMENT (ISO 7816-4, 7.5.11): the admin key, for EXTERNAL
 		// AUTHENTICATE.
 		{0x22, 0x81, 0xA4, exactly("830180"), false},
@@ -89,6 +96,12 @@ var GIDS = Application{
 		// RESET RETRY COUNTER (ISO 7816-4, 7.5.10), P1=02: new PIN, after the admin key.
 		{insResetRetryCounter, 0x02, 0x80, isGIDSPIN, false},
 	},
+	holder: []rule{
+		// VERIFY (ISO 7816-4, 7.5.6), and CHANGE REFERENCE DATA (ISO 7816-4, 7.5.7):
+		// present and new, with nothing between them.
+		{insVerify, 0x00, 0x80, isGIDSPIN, false},
+		{insChangeReferenceData, 0x00, 0x80, func(b []byte) bool { return 8 <= len(b) && len(b) <= 32 && ASCII.holds(b) }, false},
+	},
 }
 
 var applications = []*Application{&PIV, &GIDS}
@@ -97,7 +110,9 @@ var applications = []*Application{&PIV, &GIDS}
 // an error that is problem.ErrForbidden. The command is as the card will get it,
 // its slots filled. Secure messaging, other logical channels, chaining and
 // extended lengths are never allowed.
-func Allowed(c Command) error {
+func Allowed(c Command) error { return allowed(c, false) }
+
+func allowed(c Command, holder bool) error {
 	if c.CLA != 0 || c.Extended {
 		return refused{c.CLA, c.INS, c.P1, c.P2}
 	}
@@ -105,7 +120,7 @@ func Allowed(c Command) error {
 		return nil
 	}
 	for _, a := range applications {
-		if a.allows(c) {
+		if a.allows(c) || holder && matches(a.holder, c) {
 			return nil
 		}
 	}
@@ -120,7 +135,11 @@ func (a *Application) allows(c Command) bool {
 	if c.INS == 0xA4 && c.P1 == 0x04 && c.P2 == 0x00 {
 		return len(c.Data) >= a.Shortest && bytes.HasPrefix(a.AID, c.Data)
 	}
-	return slices.ContainsFunc(a.rules, func(r rule) bool {
+	return matches(a.rules, c)
+}
+
+func matches(rules []rule, c Command) bool {
+	return slices.ContainsFunc(rules, func(r rule) bool {
 		return r.ins == c.INS && r.p1 == c.P1 && r.p2 == c.P2 && (c.Le == 0 || r.le) && r.data(c.Data)
 	})
 }

@@ -115,6 +115,47 @@ func TestAllowedIsTheList(t *testing.T) {
 	}
 }
 
+// TestHolder: what a script of the bridge's own making may say with what the person at it
+// has typed, and that no script that it was sent may.
+func TestHolder(t *testing.T) {
+	const old, digits = "36 35 34 33 32 31 FF FF", "37 33 38 32 36 34 FF FF"
+	for _, test := range []struct {
+		why, command string
+		allowed      bool
+	}{
+		{"PIV PIN changed", "00 24 00 80 10 " + old + digits, true},
+		{"GIDS PIN verified", "00 20 00 80 04 31 39 33 37", true},
+		{"GIDS PIN changed", "00 24 00 80 08 31 39 33 37 37 33 38 32", true},
+		{"PIV PIN verified", "00 20 00 80 08" + old, false},
+		{"present PIN of letters", "00 24 00 80 10 61 62 63 64 65 66 FF FF" + digits, false},
+		{"new PIN of letters", "00 24 00 80 10" + old + "61 62 63 64 65 66 FF FF", false},
+		{"new PIN of 5 digits", "00 24 00 80 10" + old + "37 33 38 32 36 FF FF FF", false},
+		{"new PIN only", "00 24 01 80 08" + digits, false},
+		{"another reference", "00 24 00 82 10" + old + digits, false},
+		{"with an Le", "00 24 00 80 10" + old + digits + "00", false},
+		{"GIDS PINs of 7 characters", "00 24 00 80 07 31 39 33 37 37 33 38", false},
+		{"GIDS PIN of 3 characters", "00 20 00 80 03 31 39 33", false},
+		{"GIDS PINs that are not text", "00 24 00 80 08 31 39 33 37 37 33 38 00", false},
+		{"set PIN of the management key", "00 FF FF FF 01 00", false},
+		{"a part of a chain", "10 24 00 80 10" + old + digits, false},
+	} {
+		sent := 0
+		run := func(how func(context.Context, apdu.Script, func(apdu.Slot) ([]byte, error), apdu.Transmitter) apdu.Result) apdu.Result {
+			s := apdu.Step{Command: command(t, test.command), Secret: true, Expect: []apdu.Expect{{}}}
+			return how(t.Context(), script(s), nil, func(context.Context, []byte) ([]byte, error) {
+				sent++
+				return []byte{0x90, 0}, nil
+			})
+		}
+		if r := run(apdu.Run); r.End != apdu.Refused || !errors.Is(r.Err, problem.ErrForbidden) || sent > 0 {
+			t.Errorf("%s, in a script that was sent: %+v", test.why, r)
+		}
+		if r := run(apdu.RunForHolder); (r.End == apdu.Done) != test.allowed || (sent > 0) != test.allowed {
+			t.Errorf("%s: %+v, want allowed %t", test.why, r, test.allowed)
+		}
+	}
+}
+
 func TestAllowedRefuses(t *testing.T) {
 	for _, test := range []struct{ why, command string }{
 		{"VERIFY with a PIN", "00 20 00 80 08 31 32 33 34 35 36 FF FF"},

@@ -51,6 +51,16 @@ const maxReported = 8 << 10
 // fill returns is Run's own, which wipes it. The caller has checked deadline and
 // fence, and holds the card.
 func Run(ctx context.Context, s Script, fill func(Slot) ([]byte, error), send Transmitter) Result {
+	return runAllowed(ctx, s, Allowed, fill, send)
+}
+
+// RunForHolder is Run of a script that the bridge has made itself for the person at it,
+// who has typed the card's present PIN: it may present that PIN and change it.
+func RunForHolder(ctx context.Context, s Script, fill func(Slot) ([]byte, error), send Transmitter) Result {
+	return runAllowed(ctx, s, func(c Command) error { return allowed(c, true) }, fill, send)
+}
+
+func runAllowed(ctx context.Context, s Script, allow func(Command) error, fill func(Slot) ([]byte, error), send Transmitter) Result {
 	if err := s.Validate(); err != nil {
 		return Result{End: Refused, Err: err}
 	}
@@ -66,7 +76,7 @@ func Run(ctx context.Context, s Script, fill func(Slot) ([]byte, error), send Tr
 		command, err := step.filled(fill)
 		commands[i] = command
 		if err == nil {
-			err = Allowed(command)
+			err = allow(command)
 		}
 		if err != nil {
 			return Result{End: Refused, Step: i, Err: fmt.Errorf("step %d: %w", i, err)}

@@ -28,6 +28,7 @@ const scriptVersion = 1
 
 // The commands whose data holds a PIN or a PUK.
 const (
+	insVerify              = 0x20 // ISO 7816-4, 7.5.6; SP 800-73, 3.2.1
 	insChangeReferenceData = 0x24 // ISO 7816-4, 7.5.7; SP 800-73, 3.2.2
 	insResetRetryCounter   = 0x2C // ISO 7816-4, 7.5.10; SP 800-73, 3.2.3
 )

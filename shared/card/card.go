@@ -64,7 +64,7 @@ func (f *Family) HasPUK() bool { return f.takeCustody != "" }
 func (f *Family) Policy() pin.Policy {
 	p := pin.Default()
 	p.MinLength, p.MaxLength, p.Alphabet = f.minPIN, f.maxPIN, f.alphabets[0]
-	p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore = false, 0, false, 0, 0
+	p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours, p.NotifyHoursBefore = false, 0, false, 0, nil
 	return p
 }
 
@@ -86,7 +86,7 @@ func (f *Family) CheckPolicy(p pin.Policy) error {
 		on    bool
 	}{
 		{"disallowContext", p.DisallowContext}, {"history", p.History > 0}, {"minLengthByUsers", p.MinLengthByUsers},
-		{"expirationHours", p.ExpirationHours > 0}, {"notifyHoursBefore", p.NotifyHoursBefore > 0},
+		{"expirationHours", p.ExpirationHours > 0}, {"notifyHoursBefore", len(p.NotifyHoursBefore) > 0},
 	} {
 		if rule.on {
 			vs.Add("notForCards", "policy."+rule.field, "cannot be kept for the PINs of cards, which only a bridge sees; turn it off")

@@ -289,6 +289,7 @@ type storedNotice struct {
 	Repeated bool        `json:"repeated,omitzero"`
 	Reason   string      `json:"reason,omitempty"`
 	Left     []int       `json:"left,omitempty"`
+	Told     bool        `json:"told,omitzero"`
 }
 
 // IsZero keeps a notice that never was out of the stored item.

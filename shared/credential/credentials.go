@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
+	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
@@ -153,7 +155,7 @@ func (cs *Credentials) Register(ctx context.Context, core tenant.Core, by audit.
 			return Credential{}, err
 		}
 		record := audit.Record{Actor: by, Action: "credential.registered", Subject: Subject(c.ID), Outcome: audit.Done, Details: details}
-		err = cs.Table.Write(ctx, append(append(Put(t, Credential{}, c), cs.Audit.Op(ctx, t, record), use), checks...)...)
+		err = cs.Table.Write(ctx, slices.Concat(Put(t, Credential{}, c), []table.Op{cs.Audit.Op(ctx, t, record), use}, checks, c.registered(ctx, core, now))...)
 		if i, failed := table.FailedOp(err); failed && i == 0 {
 			return Credential{}, fmt.Errorf("%w: the card is registered already", problem.ErrConflict)
 		} else if failed {
@@ -406,25 +408,19 @@ func (cs *Credentials) Update(ctx context.Context, core tenant.Core, by audit.Ac
 // before the last change on record; the PIN expiry flag is set anew. A retired card's is
 // problem.ErrState.
 func (cs *Credentials) PINChangedByHolder(ctx context.Context, core tenant.Core, by audit.Actor, id string, at time.Time) (Credential, error) {
-	return cs.edit(ctx, core, by, id, 0, "credential.pinChanged", func(c *Credential) (change, error) {
+	return cs.edit(ctx, core, by, id, 0, PINChangedAction, func(c *Credential) (change, error) {
 		at := at.UTC().Truncate(time.Second)
-		switch last := c.LastPINChange.At; {
-		case at.After(cs.Now().Add(skew)):
-			return change{}, problem.Invalid("future", "at", "must not be in the future")
-		case at.Before(last):
-			return change{}, problem.Invalid("past", "at", "must not be before the last PIN change on record, %s", last.Format(time.RFC3339))
-		case at.Equal(last) && c.LastPINChange.How == ChangedByHolder:
+		if at.Equal(c.LastPINChange.At) && c.LastPINChange.How == ChangedByHolder {
 			return change{nothing: true}, nil // told twice
-		case c.State == Retired:
-			return change{}, fmt.Errorf("%w: the card is %s", problem.ErrState, c.State)
 		}
 		tmpl, err := cs.Template(ctx, core.Tenant.ID, c.Template)
 		if err != nil {
 			return change{}, err
 		}
 		was := c.State
-		*c = c.PINChanged(PINChange{At: at, How: ChangedByHolder}, tmpl)
-		*c = c.Flag(c.PINExpiresAt, c.Flagged, tmpl, cs.Now())
+		if *c, err = c.ChangedByHolder(at, tmpl, cs.Now()); err != nil {
+			return change{}, err
+		}
 		details := map[string]string{"how": string(ChangedByHolder)}
 		if c.State != was {
 			details["from"], details["state"] = string(was), string(c.State)
@@ -457,7 +453,11 @@ func (cs *Credentials) Saw(ctx context.Context, core tenant.Core, by audit.Actor
 		}
 		if m, ok := moveOf(c.State, to); ok && m.seen && s.PIN.Known && !c.Leased(cs.Now()) {
 			c.State = to
-			return change{details: map[string]string{"from": string(was.State), "state": string(to)}}, nil
+			ch := change{details: map[string]string{"from": string(was.State), "state": string(to)}}
+			if to == Blocked {
+				ch.ops = c.happened(ctx, core, cs.Now(), was.Version+1, event.CredentialBlocked, c.kind())
+			}
+			return ch, nil
 		}
 		return change{silent: true, nothing: bytes.Equal(c.ATR, was.ATR) && c.Serial == was.Serial}, nil
 	})

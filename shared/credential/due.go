@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/table"
+	"github.com/pinward/pinward/shared/tenant"
 )
 
 // Reasons of a notice that was not sent.
@@ -19,6 +24,7 @@ const (
 	ReasonNoMessaging  = "noMessaging"  // the template sends no such mail
 	ReasonReminderGone = "reminderGone" // the template has no such reminder any more
 	ReasonLate         = "late"         // the next one was due before it could be sent
+	ReasonQuietHours   = "quietHours"   // the quiet hours do not end before the PIN expires
 )
 
 // Due is a credential whose PIN wants attention: a reminder is to be sent, or the PIN has
@@ -120,7 +126,7 @@ func (c Credential) isDue(now time.Time) bool {
 //
 // A claim whose lease ended without a result may have sent the mail, so the notice counts
 // as possibly repeated from then on.
-func (cs *Credentials) ClaimNotice(ctx context.Context, t table.TenantID, by audit.Actor, was Credential, lease time.Duration) (Credential, bool, error) {
+func (cs *Credentials) ClaimNotice(ctx context.Context, core tenant.Core, by audit.Actor, was Credential, lease time.Duration) (Credential, bool, error) {
 	now := cs.Now()
 	if !was.isDue(now) {
 		return Credential{}, false, nil
@@ -132,7 +138,8 @@ func (cs *Credentials) ClaimNotice(ctx context.Context, t table.TenantID, by aud
 	n.State, n.Reason = NoticeClaimed, ""
 	n.At = now.Add(lease).UTC().Truncate(time.Second)
 	n.Attempts++
-	done, err := cs.writeDue(ctx, t, by, was, c, records)
+	ops := cs.expiry(ctx, core, was, &c, true)
+	done, err := cs.writeDue(ctx, core, by, was, c, records, ops)
 	c.Version++
 	return c, done, err
 }
@@ -140,7 +147,7 @@ func (cs *Credentials) ClaimNotice(ctx context.Context, t table.TenantID, by aud
 // PostponeNotice puts the notice that is due off, which cannot be sent now for a reason
 // that has nothing to do with the card. It is recorded when the reason is new, and so is,
 // once, that the PIN has expired. It returns false if the credential was changed meanwhile.
-func (cs *Credentials) PostponeNotice(ctx context.Context, t table.TenantID, by audit.Actor, was Credential, at time.Time, reason string) (bool, error) {
+func (cs *Credentials) PostponeNotice(ctx context.Context, core tenant.Core, by audit.Actor, was Credential, at time.Time, reason string) (bool, error) {
 	if !was.isDue(cs.Now()) {
 		return false, nil
 	}
@@ -153,19 +160,36 @@ func (cs *Credentials) PostponeNotice(ctx context.Context, t table.TenantID, by 
 	if news {
 		records = append(records, audit.Record{Action: "credential.notice", Outcome: audit.Failed, Reason: reason, Details: c.noticeDetails(NoticePlanned)})
 	}
-	return cs.writeDue(ctx, t, by, was, c, records)
+	ops := cs.expiry(ctx, core, was, &c, true)
+	return cs.writeDue(ctx, core, by, was, c, records, ops)
 }
 
-// SkipNotice lets the notice that is due go unsent, for good. It returns false if the
-// credential was changed meanwhile.
-func (cs *Credentials) SkipNotice(ctx context.Context, t table.TenantID, by audit.Actor, was Credential, tmpl Template, reason string) (bool, error) {
+// HoldNotice lets the notice that is due wait until the quiet hours end. It records, once,
+// that the PIN has expired. It returns false if the credential was changed meanwhile.
+func (cs *Credentials) HoldNotice(ctx context.Context, core tenant.Core, by audit.Actor, was Credential, until time.Time) (bool, error) {
 	if !was.isDue(cs.Now()) {
 		return false, nil
 	}
 	c := was
 	records := c.current(cs.Now())
+	n := &c.Notice
+	n.Repeated = n.Repeated || n.State == NoticeClaimed
+	n.State, n.At = NoticePlanned, until.UTC().Truncate(time.Second)
+	ops := cs.expiry(ctx, core, was, &c, false)
+	return cs.writeDue(ctx, core, by, was, c, records, ops)
+}
+
+// SkipNotice lets the notice that is due go unsent, for good. It returns false if the
+// credential was changed meanwhile.
+func (cs *Credentials) SkipNotice(ctx context.Context, core tenant.Core, by audit.Actor, was Credential, tmpl Template, reason string) (bool, error) {
+	if !was.isDue(cs.Now()) {
+		return false, nil
+	}
+	c := was
+	records := c.current(cs.Now())
+	ops := append(cs.giveUp(core.Tenant.ID, c, NoticeSkipped, reason), cs.expiry(ctx, core, was, &c, true)...) // of the notice there is, before the next one is planned
 	record := c.close(Delivery{State: NoticeSkipped, Reason: reason}, tmpl, cs.Now())
-	return cs.writeDue(ctx, t, by, was, c, append(records, record))
+	return cs.writeDue(ctx, core, by, was, c, append(records, record), ops)
 }
 
 // Delivery is what came of a claimed notice.
@@ -200,9 +224,51 @@ func (c *Credential) close(d Delivery, tmpl Template, now time.Time) audit.Recor
 	return record
 }
 
+// giveUp records, for those who administer, that a notice reached nobody who was to have it.
+func (cs *Credentials) giveUp(t table.TenantID, c Credential, state NoticeState, reason string) []table.Op {
+	if state != NoticeFailed && (state != NoticeSkipped || reason != ReasonNoAddress && reason != ReasonQuietHours) {
+		return nil
+	}
+	return []table.Op{mail.GiveUp(t, fmt.Sprintf("credential/%s/%d", c.ID, c.Version+1), mail.GivenUp{At: cs.Now().UTC().Truncate(time.Second), Name: c.Name(), Card: true, Reason: reason})}
+}
+
+// PINsExpiring returns the credentials whose PIN expires, or has expired, at from or later
+// and before to: up to limit of them, by that time, how many there are, and whether there are
+// more than were counted. Those retired are left out.
+func (cs *Credentials) PINsExpiring(ctx context.Context, t table.TenantID, from, to time.Time, limit int) (some []Credential, total int, more bool, _ error) {
+	page, next, err := table.Merge(ctx, cs.Table, table.CredentialsExpiring(t, from, to), table.MaxLimit, "")
+	if err != nil {
+		return nil, 0, false, fmt.Errorf("list cards by their PINs' expiry: %w", err)
+	}
+	found := make([]Credential, min(len(page.Items), limit))
+	var g errgroup.Group
+	g.SetLimit(8)
+	for i := range found {
+		g.Go(func() (err error) {
+			var p storedPointer
+			if err := page.Items[i].Decode(&p); err != nil {
+				return err
+			}
+			if found[i], err = cs.Get(ctx, t, p.ID); errors.Is(err, problem.ErrNotFound) {
+				return nil // deleted since
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, 0, false, err
+	}
+	for _, c := range found {
+		if c.ID != "" {
+			some = append(some, c)
+		}
+	}
+	return some, len(page.Items), next != "", nil
+}
+
 // MarkNotice records what came of a claimed notice, and plans the next one. If the PIN was
 // changed meanwhile there is nothing to mark, and it returns false.
-func (cs *Credentials) MarkNotice(ctx context.Context, t table.TenantID, by audit.Actor, claimed Credential, tmpl Template, d Delivery) (bool, error) {
+func (cs *Credentials) MarkNotice(ctx context.Context, core tenant.Core, by audit.Actor, claimed Credential, tmpl Template, d Delivery) (bool, error) {
 	was := claimed
 	for range tries {
 		n, mine := was.Notice, claimed.Notice
@@ -214,12 +280,13 @@ func (cs *Credentials) MarkNotice(ctx context.Context, t table.TenantID, by audi
 			// It failed for somebody who does not hold the card any more.
 			d.State, d.At = NoticePlanned, cs.Now().UTC().Truncate(time.Second)
 		}
+		given := cs.giveUp(core.Tenant.ID, c, d.State, d.Reason)
 		record := c.close(d, tmpl, cs.Now())
-		done, err := cs.writeDue(ctx, t, by, was, c, []audit.Record{record})
+		done, err := cs.writeDue(ctx, core, by, was, c, []audit.Record{record}, given)
 		if done || err != nil {
 			return done, err
 		}
-		if was, err = cs.Get(ctx, t, claimed.ID); errors.Is(err, problem.ErrNotFound) {
+		if was, err = cs.Get(ctx, core.Tenant.ID, claimed.ID); errors.Is(err, problem.ErrNotFound) {
 			return false, nil
 		} else if err != nil {
 			return false, err
@@ -228,14 +295,14 @@ func (cs *Credentials) MarkNotice(ctx context.Context, t table.TenantID, by audi
 	return false, errBusy
 }
 
-// writeDue writes the credential with its audit records, and returns false if somebody
-// else changed it meanwhile.
-func (cs *Credentials) writeDue(ctx context.Context, t table.TenantID, by audit.Actor, was, is Credential, records []audit.Record) (bool, error) {
+// writeDue writes the credential with its audit records and what it tells rules, and returns
+// false if somebody else changed it meanwhile.
+func (cs *Credentials) writeDue(ctx context.Context, core tenant.Core, by audit.Actor, was, is Credential, records []audit.Record, ops []table.Op) (bool, error) {
 	is.UpdatedAt = cs.Now().UTC().Truncate(time.Second)
-	ops := Put(t, was, is)
+	ops = slices.Concat(Put(core.Tenant.ID, was, is), ops)
 	for _, r := range records {
 		r.Actor, r.Subject = by, Subject(is.ID)
-		ops = append(ops, cs.Audit.Op(ctx, t, r))
+		ops = append(ops, cs.Audit.Op(ctx, core.Tenant.ID, r))
 	}
 	again, err := cs.write(ctx, ops)
 	if err != nil && !again {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/pinward/pinward/shared/problem"
 )
 
 // PINChange is when and how a card got its PIN.
@@ -57,6 +59,7 @@ type Notice struct {
 	Reason   string    // coded: why it failed or was skipped
 	// Left are the days before the expiry of the reminders to come, the most first.
 	Left []int
+	Told bool // event.CredentialExpiring has told of it
 }
 
 // NoticeKind is what a notice says, and to whom.
@@ -146,6 +149,25 @@ func (c Credential) PINChanged(ch PINChange, t Template) Credential {
 		at = ch.At.AddDate(0, 0, t.PINValidDays)
 	}
 	return c.Flag(at, Flagged{How: how, At: ch.At}, t, ch.At)
+}
+
+// PINChangedAction is the audit log's word for a PIN that its holder has changed.
+const PINChangedAction = "credential.pinChanged"
+
+// ChangedByHolder notes that the holder has changed the card's PIN at a time, which must not
+// be before the last change on record. A retired card's is problem.ErrState.
+func (c Credential) ChangedByHolder(at time.Time, t Template, now time.Time) (Credential, error) {
+	at = at.UTC().Truncate(time.Second)
+	switch last := c.LastPINChange.At; {
+	case at.After(now.Add(skew)):
+		return c, problem.Invalid("future", "at", "must not be in the future")
+	case at.Before(last):
+		return c, problem.Invalid("past", "at", "must not be before the last PIN change on record, %s", last.Format(time.RFC3339))
+	case c.State == Retired:
+		return c, fmt.Errorf("%w: the card is %s", problem.ErrState, c.State)
+	}
+	c = c.PINChanged(PINChange{At: at, How: ChangedByHolder}, t)
+	return c.Flag(c.PINExpiresAt, c.Flagged, t, now), nil
 }
 
 // dueAt is when the sweep has to look at the credential next, and false if never.

@@ -206,12 +206,12 @@ func TestIndexesAreExact(t *testing.T) {
 				due = append(due, some...)
 			}
 			for _, d := range due {
-				claimed, ok, err := w.ClaimNotice(ctx, acme, admin, d.Credential, time.Minute)
+				claimed, ok, err := w.ClaimNotice(ctx, w.core, admin, d.Credential, time.Minute)
 				if err != nil || !ok {
 					t.Fatal(ok, err)
 				}
 				tmpl := must(w.Template(ctx, acme, claimed.Template))(t)
-				if ok, err := w.MarkNotice(ctx, acme, admin, claimed, tmpl, Delivery{State: NoticeSent}); err != nil || !ok {
+				if ok, err := w.MarkNotice(ctx, w.core, admin, claimed, tmpl, Delivery{State: NoticeSent}); err != nil || !ok {
 					t.Fatal(ok, err)
 				}
 				done["notice sent"]++

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
@@ -45,13 +46,20 @@ var ErrThere = fmt.Errorf("%w: a card is registered already", problem.ErrConflic
 
 // RegisterOps returns how many ops of a Write a card takes. Batches take besides one, and
 // two for each template.
-func RegisterOps(t table.TenantID, c Credential) int { return 1 + len(c.pointers(t)) }
+func RegisterOps(core tenant.Core, c Credential) int {
+	n := 1 + len(c.pointers(core.Tenant.ID))
+	if core.Watch.Waits(string(event.CredentialRegistered)) {
+		n++
+	}
+	return n
+}
 
 // RegisterAll registers all cards of a batch or none, with one audit record for all: a
 // record each would fill the partition of a day's records a hundred times as fast. If one
 // is there already it is ErrThere; other problem.ErrConflict may be gone when templates and
 // holders are read anew.
-func (cs *Credentials) RegisterAll(ctx context.Context, t table.TenantID, b Batch) error {
+func (cs *Credentials) RegisterAll(ctx context.Context, core tenant.Core, b Batch) error {
+	t, now := core.Tenant.ID, cs.Now()
 	var ops []table.Op
 	first := map[int]bool{} // the cards' own ops
 	uses := map[string]int{}
@@ -63,6 +71,7 @@ func (cs *Credentials) RegisterAll(ctx context.Context, t table.TenantID, b Batc
 		templates[c.Template] = b.Templates[i]
 		first[len(ops)] = true
 		ops = append(ops, Put(t, Credential{}, c)...)
+		ops = append(ops, c.registered(ctx, core, now)...)
 	}
 	ops = append(ops, cs.Audit.Op(ctx, t, audit.Record{Actor: b.By, Action: "credential.registered", Subject: b.Subject, Outcome: audit.Done,
 		Details: map[string]string{"credentials": strings.Join(ids, " ")}}))

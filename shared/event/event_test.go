@@ -100,7 +100,7 @@ func TestOps(t *testing.T) {
 		t.Fatal(err)
 	}
 	due, next, err := DueBefore(ctx, tab, table.Shard(mustGet(t, tab, "pinward:pin.set/U/1").Place, table.EventDueShards), now, "", 10)
-	if diff := cmp.Diff([]Due{{Tenant: "acme", ID: "pinward:pin.set/U/1"}}, due); diff != "" || next != "" || err != nil {
+	if diff := cmp.Diff([]Due{{Tenant: "acme", ID: "pinward:pin.set/U/1", ReceivedAt: now.Truncate(time.Second)}}, due); diff != "" || next != "" || err != nil {
 		t.Errorf("due: %s, next %q, %v", diff, next, err)
 	}
 	e := mustGet(t, tab, "pinward:pin.set/U/1")
@@ -192,5 +192,9 @@ func TestList(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("newest first: -want +got:\n%s", diff)
+	}
+	since, next, err := Since(t.Context(), tab, "acme", now.Add(22*time.Second), "", 10)
+	if err != nil || next != "" || len(since) != 3 || since[0].ID != "job-22" {
+		t.Errorf("since a time: %d events, next %q, %v", len(since), next, err)
 	}
 }

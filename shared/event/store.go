@@ -54,6 +54,12 @@ func (e Event) Received(t table.TenantID, now time.Time) Event {
 	return e
 }
 
+// AsInside returns the event as if Pinward had told it itself, to try a rule with.
+func (e Event) AsInside() Event {
+	e.ID, e.Source = insidePrefix+e.ID, Inside
+	return e
+}
+
 type chainKey struct{}
 
 // Within returns a context in which events are caused by a chain of rules.
@@ -119,6 +125,10 @@ func List(ctx context.Context, tab table.Table, t table.TenantID, beyond string,
 	for i := range ranges {
 		ranges[i] = ranges[i].Descending()
 	}
+	return list(ctx, tab, ranges, beyond, limit)
+}
+
+func list(ctx context.Context, tab table.Table, ranges []table.Range, beyond string, limit int) ([]Event, string, error) {
 	page, next, err := table.Merge(ctx, tab, ranges, limit, beyond)
 	if err != nil {
 		return nil, "", fmt.Errorf("list events: %w", err)
@@ -132,11 +142,21 @@ func List(ctx context.Context, tab table.Table, t table.TenantID, beyond string,
 	return events, next, nil
 }
 
+// Since returns up to limit events of a tenant that came at a time or later, the oldest first,
+// beyond the place given ("" is the start), and the place to go on from, "" if there are no
+// more.
+func Since(ctx context.Context, tab table.Table, t table.TenantID, at time.Time, beyond string, limit int) ([]Event, string, error) {
+	first := ulid.ULID{}
+	_ = first.SetTime(ulid.Timestamp(at))
+	return list(ctx, tab, table.EventsSince(t, first.String()), beyond, limit)
+}
+
 // Due is an event that waits, as the sweep finds it.
 type Due struct {
-	Tenant table.TenantID
-	ID     string
-	Err    error // the item cannot be read; nothing else is set
+	Tenant     table.TenantID
+	ID         string
+	ReceivedAt time.Time
+	Err        error // the item cannot be read; nothing else is set
 }
 
 // DueBefore returns up to limit events of a shard of the due index that wait, the oldest
@@ -153,7 +173,7 @@ func DueBefore(ctx context.Context, tab table.Table, shard int, now time.Time, b
 		if err != nil {
 			due = append(due, Due{Err: err})
 		} else {
-			due = append(due, Due{Tenant: t, ID: e.ID})
+			due = append(due, Due{Tenant: t, ID: e.ID, ReceivedAt: e.ReceivedAt})
 		}
 	}
 	if page.More {

@@ -21,12 +21,21 @@ const (
 	CardPINExpiry  TemplateKind = CardPINExpiryID  // a card's PIN is about to expire
 	CardPINExpired TemplateKind = CardPINExpiredID // it has; to its holder, or to operators
 	OfflineAnswer  TemplateKind = OfflineAnswerID  // a code that unblocks a card without a connection was given out
+
+	Notice    TemplateKind = NoticeID    // something has happened that the person is to know of, in an administrator's words
+	PINIssued TemplateKind = PINIssuedID // a new PIN, which was generated
+	Digest    TemplateKind = DigestID    // what administrators are told of a day
 )
 
-// codeVariable is the one variable that is a secret. Mails that have it are for telling
-// it: text and HTML must hold it. No subject may, for subjects are shown on lock screens
-// and written to mail servers' logs.
-const codeVariable = "code"
+// The variables that are secrets. Mails that have one are for telling it: text and HTML
+// must hold it. No subject may, for subjects are shown on lock screens and written to mail
+// servers' logs.
+const (
+	codeVariable = "code"
+	pinVariable  = "pin"
+)
+
+func isSecret(variable string) bool { return variable == codeVariable || variable == pinVariable }
 
 var kinds = []struct {
 	kind      TemplateKind
@@ -38,6 +47,9 @@ var kinds = []struct {
 	{CardPINExpiry, []string{"pinExpiration", "days", "username", "customer-name", "card"}},
 	{CardPINExpired, []string{"pinExpiration", "username", "customer-name", "card"}},
 	{OfflineAnswer, []string{"username", "customer-name", "card", "time", "by"}},
+	{Notice, []string{"username", "customer-name", "event", "time", "message"}},
+	{PINIssued, []string{pinVariable, "username", "customer-name", "validity", "use"}},
+	{Digest, []string{"customer-name", "since", "expiring-count", "expiring", "expired-count", "expired", "undeliverable-count", "undeliverable", "given-up-count", "given-up"}},
 }
 
 // TemplateKinds lists them all.
@@ -192,6 +204,83 @@ func (v OfflineAnswerValues) variables() map[string]string {
 		"time":          v.Time,
 		"by":            v.By,
 	}
+}
+
+// NoticeValues are for templates of kind Notice.
+type NoticeValues struct {
+	Username     string
+	CustomerName string // the tenant's display name
+	Event        string // what has happened, in few words
+	Time         string // when, from FormatTime
+	Message      string // what an administrator has to say about it, one paragraph
+}
+
+func (NoticeValues) kind() TemplateKind { return Notice }
+
+func (v NoticeValues) variables() map[string]string {
+	return map[string]string{
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"event":         v.Event,
+		"time":          v.Time,
+		"message":       v.Message,
+	}
+}
+
+// PINIssuedValues are for templates of kind PINIssued.
+type PINIssuedValues struct {
+	PIN          secret.Text
+	Username     string
+	CustomerName string // the tenant's display name
+	Validity     string // from ValidUntil
+	Use          string // from PINUse
+}
+
+func (PINIssuedValues) kind() TemplateKind { return PINIssued }
+
+func (v PINIssuedValues) variables() map[string]string {
+	return map[string]string{
+		pinVariable:     v.PIN.Reveal(),
+		"username":      v.Username,
+		"customer-name": v.CustomerName,
+		"validity":      v.Validity,
+		"use":           v.Use,
+	}
+}
+
+// ValidUntil says until when a PIN is good, such as "until Saturday, 21 November 2026 at
+// 14:00 CET". when is from FormatTime, "" if the PIN does not expire. It is in German or, for
+// other languages, in English.
+func ValidUntil(when, tag string) string {
+	switch german := inGerman(tag); {
+	case when == "" && german:
+		return "bis sie geändert wird"
+	case when == "":
+		return "until it is changed"
+	case german:
+		return "bis " + when
+	default:
+		return "until " + when
+	}
+}
+
+// PINUse says how a PIN may be used: once only, or until it is changed, which may be asked
+// for at the first use; in English or German.
+func PINUse(once, change bool, tag string) string {
+	english, german := "You can use it as often as you like, and change it when you like.",
+		"Sie können sie beliebig oft verwenden und jederzeit ändern."
+	switch {
+	case once:
+		english, german = "It works once only: after that you need a new one.",
+			"Sie gilt nur ein einziges Mal: Danach brauchen Sie eine neue."
+	case change:
+		english, german = "Please change it when you first use it.",
+			"Bitte ändern Sie sie bei der ersten Verwendung."
+	}
+	if inGerman(tag) {
+		return german
+	}
+	return english
 }
 
 // ByYourself is who reset a PIN, told to the person who did it with a mailed code, in the

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/table"
 )
 
 // Message is one mail to one person.
@@ -33,6 +34,11 @@ type Message struct {
 	Subject string // one line
 	Text    string
 	HTML    string // "" for a mail of text only
+	Bulk    bool   // one of many that nobody waits for: urgent ones go first
+
+	// Tenant and User are whose mail it is: what comes back finds them by it. "" is nobody's.
+	Tenant table.TenantID
+	User   string
 }
 
 // Format implements fmt.Formatter: a message prints without its address and
@@ -65,6 +71,9 @@ type Result struct {
 	Outcome Outcome
 	Code    string // stable, for programs and records: "smtp.550", "ses.TooManyRequestsException"; "" if accepted
 	Reason  string // for administrators; names no person and no secret; "" if accepted
+	// NoMailbox: it was refused because there is no mailbox of this address, not for what
+	// it says or who sends it.
+	NoMailbox bool
 }
 
 // Sender sends messages. Send returns one Result for each message, in order,
@@ -108,6 +117,15 @@ func (s Senders) For(c Configuration) (Sender, error) {
 		return &outboxSender{c, s.Outbox, s.Now}, nil
 	}
 	return nil, fmt.Errorf("mail: kind %q is not available in this installation: %w", c.Kind, problem.ErrState)
+}
+
+// BulkRate is how many bulk messages a second go out with a configuration, 0 if that is not
+// known.
+func (s Senders) BulkRate(ctx context.Context, c Configuration) float64 {
+	if c.Kind == KindSES && s.SES != nil {
+		return s.SES.bulkRate(ctx)
+	}
+	return 0
 }
 
 var (
@@ -171,13 +189,13 @@ const maxSubject = 900
 // check returns the result for a message that cannot be sent at all.
 func (m Message) check() (Result, bool) {
 	if !idPattern.MatchString(m.ID) {
-		return Result{Refused, "message.id", "the message has no valid id"}, false
+		return Result{Outcome: Refused, Code: "message.id", Reason: "the message has no valid id"}, false
 	}
 	if _, err := ParseAddress(m.To); err != nil {
-		return Result{Refused, "message.to", "the recipient's address " + err.Error()}, false
+		return Result{Outcome: Refused, Code: "message.to", Reason: "the recipient's address " + err.Error()}, false
 	}
 	if subject := oneLine(m.Subject); subject == "" || len(subject) > maxSubject || m.Text == "" {
-		return Result{Refused, "message.subject", "the message has no subject, too long a one, or no text"}, false
+		return Result{Outcome: Refused, Code: "message.subject", Reason: "the message has no subject, too long a one, or no text"}, false
 	}
 	return Result{}, true
 }

@@ -170,7 +170,7 @@ func (s *outboxSender) send(ctx context.Context, m Message) Result {
 		err = s.outbox.write(m.ID, at, eml)
 	}
 	if err != nil {
-		return Result{Failed, "outbox.write", "the mail could not be written to the outbox folder; is the disk full?"}
+		return Result{Outcome: Failed, Code: "outbox.write", Reason: "the mail could not be written to the outbox folder; is the disk full?"}
 	}
 	return Result{Outcome: Accepted}
 }

@@ -12,6 +12,10 @@ const (
 	CardPINExpiryID  = "card-pin-expiry"
 	CardPINExpiredID = "card-pin-expired"
 	OfflineAnswerID  = "offline-answer"
+
+	NoticeID    = "notice"
+	PINIssuedID = "pin-issued"
+	DigestID    = "digest"
 )
 
 // predefinedTexts are named <kind>.<language>.txt and .html.
@@ -45,6 +49,18 @@ var predefinedTitles = map[TemplateKind]map[string]title{
 	OfflineAnswer: {
 		"en": {"Offline unblock code", "An unblock code was given out for your card for {{customer-name}}"},
 		"de": {"Entsperrcode am Telefon", "Für Ihre Karte für {{customer-name}} wurde ein Entsperrcode ausgegeben"},
+	},
+	Notice: {
+		"en": {"Notice", "{{customer-name}}: {{event}}"},
+		"de": {"Mitteilung", "{{customer-name}}: {{event}}"},
+	},
+	PINIssued: {
+		"en": {"New PIN", "Your new PIN for {{customer-name}}"},
+		"de": {"Neue PIN", "Ihre neue PIN für {{customer-name}}"},
+	},
+	Digest: {
+		"en": {"Digest for administrators", "PINs for {{customer-name}} – expiring within a week: {{expiring-count}}, expired: {{expired-count}}"},
+		"de": {"Überblick für die Administration", "PINs für {{customer-name}} – Ablauf innerhalb einer Woche: {{expiring-count}}, abgelaufen: {{expired-count}}"},
 	},
 }
 

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,13 +33,22 @@ type SESAPI interface {
 // SES is the SES account that all tenants of an installation share: its
 // senders together stay within the account's sending rate and daily quota, as
 // far as one process can tell. Other processes show as throttling.
+//
+// Its invariant: at most one call of bulk messages is ahead of an urgent one at the limiter,
+// however many wait. Bulk messages leave a part of the rate to urgent ones of other
+// processes.
 type SES struct {
 	api SESAPI
 
 	mu        sync.Mutex
 	limiter   *rate.Limiter // recipients a second
+	bulk      *rate.Limiter // those of bulk messages
 	remaining float64       // recipients left of the daily quota
 	readAt    time.Time     // when the quota was last asked for
+
+	// turn is held by the one call of bulk messages that waits at limiter, where who comes
+	// first goes first.
+	turn chan struct{}
 }
 
 // sandboxRate is the rate of an account in the SES sandbox, which is assumed
@@ -47,6 +57,9 @@ const (
 	sandboxRate = 1
 	quotaAge    = 5 * time.Minute
 )
+
+// bulkPart is how much of the rate bulk messages may use.
+const bulkPart = 0.8
 
 // Limits of SES. A call takes 50 destinations, an inline template with all its
 // data 1 MB, and the data of one destination 262,144 characters. The data is
@@ -63,12 +76,22 @@ const throttleTries = 4
 
 // NewSES returns the account that the client sends for.
 func NewSES(api SESAPI) *SES {
-	return &SES{api: api, limiter: rate.NewLimiter(sandboxRate, 1), remaining: math.Inf(1)}
+	s := &SES{api: api, remaining: math.Inf(1), turn: make(chan struct{}, 1)}
+	s.limit(sandboxRate)
+	return s
+}
+
+// limit sets how many recipients a second there may be.
+func (s *SES) limit(perSecond float64) {
+	limiter := func(perSecond float64) *rate.Limiter {
+		return rate.NewLimiter(rate.Limit(perSecond), max(1, min(maxDestinations, int(perSecond))))
+	}
+	s.limiter, s.bulk = limiter(perSecond), limiter(perSecond*bulkPart)
 }
 
 // batch returns how many recipients one call may have. It asks SES for the
 // quota if that was not done lately.
-func (s *SES) batch(ctx context.Context) int {
+func (s *SES) batch(ctx context.Context, bulk bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if time.Since(s.readAt) > quotaAge {
@@ -79,7 +102,7 @@ func (s *SES) batch(ctx context.Context) int {
 		if err == nil && out.SendQuota != nil {
 			perSecond := max(out.SendQuota.MaxSendRate, sandboxRate)
 			if rate.Limit(perSecond) != s.limiter.Limit() {
-				s.limiter = rate.NewLimiter(rate.Limit(perSecond), min(maxDestinations, int(perSecond)))
+				s.limit(perSecond)
 			}
 			s.remaining = out.SendQuota.Max24HourSend - out.SendQuota.SentLast24Hours
 			if out.SendQuota.Max24HourSend < 0 { // unlimited
@@ -87,19 +110,41 @@ func (s *SES) batch(ctx context.Context) int {
 			}
 		}
 	}
+	if bulk {
+		return s.bulk.Burst()
+	}
 	return s.limiter.Burst()
 }
 
+// bulkRate is how many bulk messages a second it takes.
+func (s *SES) bulkRate(ctx context.Context) float64 {
+	s.batch(ctx, true) // asks for the quota if need be
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return float64(s.bulk.Limit())
+}
+
 // admit waits until n recipients may be sent to, or returns why they may not.
-func (s *SES) admit(ctx context.Context, n int) (Result, bool) {
+func (s *SES) admit(ctx context.Context, n int, bulk bool) (Result, bool) {
 	s.mu.Lock()
 	if s.remaining < 1 {
 		s.mu.Unlock()
 		return sesResult(Failed, string(types.BulkEmailStatusAccountDailyQuotaExceeded)), false
 	}
 	s.remaining -= float64(n)
-	limiter := s.limiter
+	limiter, bulkLimiter := s.limiter, s.bulk
 	s.mu.Unlock()
+	if bulk {
+		select {
+		case s.turn <- struct{}{}:
+			defer func() { <-s.turn }()
+		case <-ctx.Done():
+			return notTried, false
+		}
+		if bulkLimiter.WaitN(ctx, n) != nil {
+			return notTried, false
+		}
+	}
 	if limiter.WaitN(ctx, n) != nil {
 		return notTried, false
 	}
@@ -118,15 +163,28 @@ type sesSender struct {
 // subject, text and HTML through.
 func (s *sesSender) Send(ctx context.Context, messages []Message) []Result {
 	results := make([]Result, len(messages))
-	limit := s.account.batch(ctx)
+	s.sendThose(ctx, messages, results, false)
+	s.sendThose(ctx, messages, results, true)
+	return results
+}
+
+// sendThose sends the messages that are bulk, or those that are not.
+func (s *sesSender) sendThose(ctx context.Context, messages []Message, results []Result, bulk bool) {
+	if !slices.ContainsFunc(messages, func(m Message) bool { return m.Bulk == bulk }) {
+		return
+	}
+	limit := s.account.batch(ctx, bulk)
 	var batch sesBatch
 	flush := func() {
-		for i, r := range s.deliver(ctx, batch.entries, batch.html) {
+		for i, r := range s.deliver(ctx, batch.entries, batch.html, bulk) {
 			results[batch.places[i]] = r
 		}
 		batch = sesBatch{}
 	}
 	for i, m := range messages {
+		if m.Bulk != bulk {
+			continue
+		}
 		entry, size, r := sesEntry(m)
 		if r.Code != "" {
 			results[i] = r
@@ -141,7 +199,6 @@ func (s *sesSender) Send(ctx context.Context, messages []Message) []Result {
 		batch.html = m.HTML != ""
 	}
 	flush()
-	return results
 }
 
 // sesBatch is what goes into one call.
@@ -164,15 +221,20 @@ func sesEntry(m Message) (entry types.BulkEmailEntry, size int, r Result) {
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // "<" as six characters would fill the call
 	if err := e.Encode(data); err != nil {
-		return entry, 0, Result{Refused, "message.build", "the message cannot be put into mail format"}
+		return entry, 0, Result{Outcome: Refused, Code: "message.build", Reason: "the message cannot be put into mail format"}
 	}
 	if b.Len() > maxData {
-		return entry, 0, Result{Refused, "message.tooLarge", "the message is larger than SES takes"}
+		return entry, 0, Result{Outcome: Refused, Code: "message.tooLarge", Reason: "the message is larger than SES takes"}
 	}
 	to, _ := ParseAddress(m.To) // check did so
 	text := b.String()
+	var tags []types.MessageTag
+	if tenant := string(m.Tenant); sesTagPattern.MatchString(tenant) && sesTagPattern.MatchString(m.User) {
+		tags = []types.MessageTag{{Name: aws.String(tagTenant), Value: &tenant}, {Name: aws.String(tagUser), Value: &m.User}}
+	}
 	return types.BulkEmailEntry{
-		Destination: &types.Destination{ToAddresses: []string{to.Address}},
+		ReplacementTags: tags,
+		Destination:     &types.Destination{ToAddresses: []string{to.Address}},
 		ReplacementEmailContent: &types.ReplacementEmailContent{
 			ReplacementTemplate: &types.ReplacementTemplate{ReplacementTemplateData: &text},
 		},
@@ -182,14 +244,14 @@ func sesEntry(m Message) (entry types.BulkEmailEntry, size int, r Result) {
 // deliver sends entries in one call. Those that were throttled are sent again;
 // if SES rejects the call as a whole, each is sent alone, so that one does not
 // keep the others from being sent.
-func (s *sesSender) deliver(ctx context.Context, entries []types.BulkEmailEntry, html bool) []Result {
+func (s *sesSender) deliver(ctx context.Context, entries []types.BulkEmailEntry, html, bulk bool) []Result {
 	results := make([]Result, len(entries))
 	waiting := make([]int, len(entries))
 	for i := range waiting {
 		waiting[i] = i
 	}
 	for try := 1; len(waiting) > 0; try++ {
-		if r, ok := s.account.admit(ctx, len(waiting)); !ok {
+		if r, ok := s.account.admit(ctx, len(waiting), bulk); !ok {
 			if try == 1 {
 				for _, i := range waiting {
 					results[i] = r
@@ -218,7 +280,7 @@ func (s *sesSender) deliver(ctx context.Context, entries []types.BulkEmailEntry,
 		}
 	}
 	if len(entries) > 1 && isRejection(results[0].Code) && allSame(results) {
-		return s.deliverAlone(ctx, entries, html, results)
+		return s.deliverAlone(ctx, entries, html, bulk, results)
 	}
 	return results
 }
@@ -226,10 +288,10 @@ func (s *sesSender) deliver(ctx context.Context, entries []types.BulkEmailEntry,
 // deliverAlone sends each entry in a call of its own. What is rejected while
 // another one is taken is Refused; if the first three are rejected, the reason
 // is not in the messages, and all stay Failed.
-func (s *sesSender) deliverAlone(ctx context.Context, entries []types.BulkEmailEntry, html bool, results []Result) []Result {
+func (s *sesSender) deliverAlone(ctx context.Context, entries []types.BulkEmailEntry, html, bulk bool, results []Result) []Result {
 	accepted := false
 	for i := range entries {
-		results[i] = s.deliver(ctx, entries[i:i+1], html)[0]
+		results[i] = s.deliver(ctx, entries[i:i+1], html, bulk)[0]
 		accepted = accepted || results[i].Outcome == Accepted
 		if i == 2 && !accepted {
 			return results
@@ -346,7 +408,7 @@ func sesResult(o Outcome, code string) Result {
 	if reason == "" {
 		reason = "SES answered " + code
 	}
-	return Result{o, "ses." + code, reason}
+	return Result{Outcome: o, Code: "ses." + code, Reason: reason}
 }
 
 func isThrottle(code string) bool {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -74,6 +75,8 @@ func TestSESServer(t *testing.T) {
 	testserver.Need(t, err)
 	defer stop()
 	messages := sesMessages(120)
+	messages[119].Tenant, messages[119].User = "acme", "01M7YRRT80V63QXKKD6T5AR6KF"
+	messages[118].Tenant, messages[118].User = "acme", "a user/of another form"
 	messages[3].Text = `{{subject}} {{{html}}} "quoted" \ {{#if x}}`
 	messages[3].Subject = "{{text}}\r\nBcc: x@y.example"
 	messages[3].HTML = "<p>&lt;b&gt; {{text}}</p>"
@@ -89,9 +92,15 @@ func TestSESServer(t *testing.T) {
 	var body struct {
 		ConfigurationSetName string
 		FromEmailAddress     string
+		BulkEmailEntries     []struct {
+			ReplacementTags []struct{ Name, Value string }
+		}
 	}
 	if err := json.Unmarshal(transport.last, &body); err != nil || body.ConfigurationSetName != "set-1" || body.FromEmailAddress != "=?utf-8?q?Acm=C3=A9?= <pins@acme.example>" {
 		t.Errorf("call: %+v, %v", body, err)
+	}
+	if n := len(body.BulkEmailEntries); n != 20 || fmt.Sprint(body.BulkEmailEntries[n-1].ReplacementTags) != "[{pinward-tenant acme} {pinward-user 01M7YRRT80V63QXKKD6T5AR6KF}]" || body.BulkEmailEntries[n-2].ReplacementTags != nil {
+		t.Errorf("tags of the last two: %+v", body.BulkEmailEntries[n-2:])
 	}
 	mails, err := testserver.SESMails(endpoint)
 	if err != nil || len(mails) != 120 {
@@ -228,7 +237,9 @@ type fakeSES struct {
 	quotaErr error
 	status   func(to string) types.BulkEmailStatus // nil is success
 	err      func(to []string) error
-	calls    []int // recipients
+	mu       sync.Mutex
+	calls    []int    // recipients
+	first    []string // of each call
 	times    []time.Time
 	accounts int
 }
@@ -239,7 +250,10 @@ func (f *fakeSES) GetAccount(context.Context, *sesv2.GetAccountInput, ...func(*s
 }
 
 func (f *fakeSES) SendBulkEmail(_ context.Context, in *sesv2.SendBulkEmailInput, _ ...func(*sesv2.Options)) (*sesv2.SendBulkEmailOutput, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.calls = append(f.calls, len(in.BulkEmailEntries))
+	f.first = append(f.first, in.BulkEmailEntries[0].Destination.ToAddresses[0])
 	f.times = append(f.times, time.Now())
 	var out sesv2.SendBulkEmailOutput
 	var all []string
@@ -356,6 +370,101 @@ func TestSESRate(t *testing.T) {
 		if d := cmp.Diff(map[string]int{"accepted": 14, "failed notTried": 36}, counts); d != "" {
 			t.Errorf("(-want +got):\n%s", d)
 		}
+	})
+}
+
+// With 1,000 bulk mails queued, an urgent one goes out after at most one bulk call, whenever it
+// comes; and bulk mails leave a fifth of the rate.
+func TestSESUrgentFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := &fakeSES{quota: types.SendQuota{Max24HourSend: -1, MaxSendRate: 50}}
+		sender, err := Senders{SES: NewSES(fake)}.For(sesConfiguration)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sender.Send(t.Context(), sesMessages(1)) // asks for the quota
+		time.Sleep(time.Minute)
+		began := time.Now()
+		var all sync.WaitGroup
+		for range 20 { // tenants, or pages of a sweep
+			all.Go(func() {
+				messages := sesMessages(50)
+				for i := range messages {
+					messages[i].Bulk = true
+				}
+				for i, code := range codes(sender.Send(t.Context(), messages)) {
+					if code != "accepted" {
+						t.Errorf("bulk mail %d: %s", i, code)
+					}
+				}
+			})
+		}
+		var longest time.Duration
+		for n := range 30 {
+			time.Sleep(333 * time.Millisecond)
+			synctest.Wait()
+			fake.mu.Lock()
+			before := len(fake.calls)
+			fake.mu.Unlock()
+			asked := time.Now()
+			urgent := make([]Message, 10) // more than the part that is left to them
+			for i := range urgent {
+				urgent[i] = testMessage(fmt.Sprintf("urgent%d.%d", n, i), "urgent@acme.example")
+			}
+			for i, code := range codes(sender.Send(t.Context(), urgent)) {
+				if code != "accepted" {
+					t.Errorf("urgent mail %d.%d: %s", n, i, code)
+				}
+			}
+			longest = max(longest, time.Since(asked))
+			fake.mu.Lock()
+			ahead := 0
+			for _, to := range fake.first[before:] {
+				if to == "urgent@acme.example" {
+					break
+				}
+				ahead++
+			}
+			fake.mu.Unlock()
+			if ahead > 1 {
+				t.Errorf("urgent mail %d: %d bulk calls went before it", n, ahead)
+			}
+		}
+		if longest > time.Second {
+			t.Errorf("an urgent mail waited for %v", longest)
+		}
+		all.Wait()
+		if d := time.Since(began); d < 24*time.Second || d > 30*time.Second {
+			t.Errorf("1,000 bulk mails took %v; at 40 a second, 40 at once, and 300 urgent ones before them, they take 24 to 30 s", d)
+		}
+		t.Logf("the longest wait of an urgent mail was %v", longest)
+
+		// In one Send urgent ones go first.
+		fake.calls, fake.first = nil, nil
+		mixed := sesMessages(3)
+		mixed[0].Bulk, mixed[1].Bulk = true, true
+		wantCodes(t, sender.Send(t.Context(), mixed), "accepted", "accepted", "accepted")
+		if d := cmp.Diff([]int{1, 2}, fake.calls); d != "" {
+			t.Errorf("recipients of each call (-want +got):\n%s", d)
+		}
+
+		// Whoever waits for a turn goes when its context ends.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		many := sesMessages(200)
+		for i := range many {
+			many[i].Bulk = true
+		}
+		all.Go(func() { sender.Send(t.Context(), many) })
+		synctest.Wait()
+		counts := map[string]int{}
+		for _, code := range codes(sender.Send(ctx, many)) {
+			counts[code]++
+		}
+		if counts["failed notTried"] < 120 {
+			t.Errorf("%v", counts)
+		}
+		all.Wait()
 	})
 }
 

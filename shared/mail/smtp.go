@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/textproto"
 	"strings"
-	"syscall"
 	"time"
 
 	gomail "github.com/wneessen/go-mail"
@@ -17,7 +15,7 @@ import (
 )
 
 // notTried is the result of messages that were left when the context ended.
-var notTried = Result{Failed, "notTried", "there was no time left to send it"}
+var notTried = Result{Outcome: Failed, Code: "notTried", Reason: "there was no time left to send it"}
 
 type smtpSender struct {
 	configuration Configuration
@@ -72,9 +70,9 @@ func (s *smtpSender) Send(ctx context.Context, messages []Message) []Result {
 			broken++
 		}
 		if time.Since(began) >= s.Timeout {
-			stopped = Result{Failed, "smtp.timeout", "the mail server did not answer in time"}
+			stopped = Result{Outcome: Failed, Code: "smtp.timeout", Reason: "the mail server did not answer in time"}
 		} else if broken == 2 {
-			stopped = Result{Failed, "smtp.connection", "the mail server keeps closing the connection"}
+			stopped = Result{Outcome: Failed, Code: "smtp.connection", Reason: "the mail server keeps closing the connection"}
 		}
 	}
 	return results
@@ -146,21 +144,21 @@ func connectResult(ctx context.Context, err error) Result {
 	}
 	switch text := err.Error(); {
 	case ctx.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
-		return Result{Failed, "smtp.timeout", "the mail server did not answer in time"}
+		return Result{Outcome: Failed, Code: "smtp.timeout", Reason: "the mail server did not answer in time"}
 	case strings.Contains(text, "SMTP AUTH failed") && code != 0:
-		return Result{Failed, "smtp.auth", fmt.Sprintf("the mail server does not accept the username and password (%d)", code)}
+		return Result{Outcome: Failed, Code: "smtp.auth", Reason: fmt.Sprintf("the mail server does not accept the username and password (%d)", code)}
 	case strings.Contains(text, "does not support SMTP AUTH"), errors.Is(err, gomail.ErrNoSupportedAuthDiscovered):
-		return Result{Failed, "smtp.auth", "the mail server offers no way to log in that is supported"}
+		return Result{Outcome: Failed, Code: "smtp.auth", Reason: "the mail server offers no way to log in that is supported"}
 	case strings.Contains(text, "does not support STARTTLS"):
-		return Result{Failed, "smtp.tls", "the mail server does not offer STARTTLS"}
+		return Result{Outcome: Failed, Code: "smtp.tls", Reason: "the mail server does not offer STARTTLS"}
 	case code != 0:
-		return Result{Failed, fmt.Sprintf("smtp.%d", code), fmt.Sprintf("the mail server does not accept connections now (%d)", code)}
-	case errors.Is(err, errNotPublic):
-		return Result{Failed, "smtp.notPublic", "the mail server's address is not a public one"}
+		return Result{Outcome: Failed, Code: fmt.Sprintf("smtp.%d", code), Reason: fmt.Sprintf("the mail server does not accept connections now (%d)", code)}
+	case errors.Is(err, ErrNotPublic):
+		return Result{Outcome: Failed, Code: "smtp.notPublic", Reason: "the mail server's address is not a public one"}
 	case isTLS(err):
-		return Result{Failed, "smtp.tls", "no secure connection to the mail server: its certificate is not valid for its name, or it does not speak TLS on this port"}
+		return Result{Outcome: Failed, Code: "smtp.tls", Reason: "no secure connection to the mail server: its certificate is not valid for its name, or it does not speak TLS on this port"}
 	}
-	return Result{Failed, "smtp.connection", "there is no mail server at this host and port, or it closed the connection"}
+	return Result{Outcome: Failed, Code: "smtp.connection", Reason: "there is no mail server at this host and port, or it closed the connection"}
 }
 
 func isTLS(err error) bool {
@@ -174,14 +172,14 @@ func isTLS(err error) bool {
 func (s *smtpSession) send(c Configuration, m Message, at time.Time) (r Result, usable bool) {
 	msg, err := c.build(m, at)
 	if err != nil {
-		return Result{Refused, "message.build", "the message cannot be put into mail format"}, true
+		return Result{Outcome: Refused, Code: "message.build", Reason: "the message cannot be put into mail format"}, true
 	}
 	if err := s.client.SendWithSMTPClient(s.smtp, msg); err == nil {
 		return Result{Outcome: Accepted}, true
 	}
 	var e *gomail.SendError
 	if !errors.As(msg.SendError(), &e) { // the connection was gone before the first command
-		return Result{Failed, "smtp.connection", "the mail server closed the connection"}, false
+		return Result{Outcome: Failed, Code: "smtp.connection", Reason: "the mail server closed the connection"}, false
 	}
 	return sendResult(e.Reason, e.ErrorCode(), e.EnhancedStatusCode())
 }
@@ -191,11 +189,11 @@ func (s *smtpSession) send(c Configuration, m Message, at time.Time) (r Result, 
 func sendResult(at gomail.SendErrReason, code int, enhanced string) (r Result, usable bool) {
 	if code == 0 {
 		if at == gomail.ErrSMTPDataClose { // the whole message was sent
-			return Result{Unknown, "smtp.lost", "the connection ended before the mail server confirmed the message"}, false
+			return Result{Outcome: Unknown, Code: "smtp.lost", Reason: "the connection ended before the mail server confirmed the message"}, false
 		}
-		return Result{Failed, "smtp.connection", "the mail server closed the connection or did not answer in time"}, false
+		return Result{Outcome: Failed, Code: "smtp.connection", Reason: "the mail server closed the connection or did not answer in time"}, false
 	}
-	r = Result{Failed, fmt.Sprintf("smtp.%d", code), "the mail server answered " + strings.TrimSpace(fmt.Sprintf("%d %s", code, enhanced))}
+	r = Result{Outcome: Failed, Code: fmt.Sprintf("smtp.%d", code), Reason: "the mail server answered " + strings.TrimSpace(fmt.Sprintf("%d %s", code, enhanced))}
 	switch at {
 	case gomail.ErrSMTPRcptTo:
 		// 5.7.x (RFC 3463) and 530 are about us, such as "relaying denied": the
@@ -203,6 +201,7 @@ func sendResult(at gomail.SendErrReason, code int, enhanced string) (r Result, u
 		if code >= 500 && code != 530 && !strings.HasPrefix(enhanced, "5.7.") {
 			r.Outcome = Refused
 			r.Reason += ": it does not accept this recipient"
+			r.NoMailbox = noMailbox(code, enhanced)
 		}
 	case gomail.ErrSMTPMailFrom:
 		r.Reason += ": it does not accept this sender"
@@ -217,6 +216,19 @@ func sendResult(at gomail.SendErrReason, code int, enhanced string) (r Result, u
 	return r, code != 421 // 421: the server closes the connection
 }
 
+// noMailbox tells whether a recipient was refused because there is no such mailbox (RFC 3463,
+// 3.2 and 3.3: 5.1.1 to 5.1.3, 5.1.6, 5.2.1; RFC 7505: 5.1.10). A server that gives no such code
+// means it by 551 and 553 (RFC 5321, 4.2.3); its 550 may also be a matter of policy.
+func noMailbox(code int, enhanced string) bool {
+	switch enhanced {
+	case "5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1":
+		return true
+	case "":
+		return code == 551 || code == 553
+	}
+	return false
+}
+
 func (s *smtpSession) close() {
 	if s == nil {
 		return
@@ -225,23 +237,4 @@ func (s *smtpSession) close() {
 	_ = s.smtp.UpdateDeadline(time.Second)
 	_ = s.client.CloseWithSMTPClient(s.smtp)
 	s.end()
-}
-
-var errNotPublic = errors.New("not a public address")
-
-// sharedRange is RFC 6598's, which netip does not count as private.
-var sharedRange = netip.MustParsePrefix("100.64.0.0/10")
-
-// PublicDial dials public addresses only. It is Senders.Dial of an
-// installation whose tenants must not reach into its own network.
-func PublicDial(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { // after the name was resolved
-		ap, err := netip.ParseAddrPort(address)
-		ip := ap.Addr().Unmap()
-		if err != nil || !ip.IsGlobalUnicast() || ip.IsPrivate() || sharedRange.Contains(ip) {
-			return errNotPublic
-		}
-		return nil
-	}}
-	return d.DialContext(ctx, network, address)
 }

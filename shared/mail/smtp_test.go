@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	netmail "net/mail"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	gomail "github.com/wneessen/go-mail"
 
 	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/secret"
@@ -121,6 +123,11 @@ func TestSMTPReplies(t *testing.T) {
 	}
 	got := sendSMTP(t, t.Context(), Senders{RootCAs: server.RootCAs}, smtpConfiguration(server), messages...)
 	wantCodes(t, got, want...)
+	for i, r := range got {
+		if r.NoMailbox != (messages[i].ID == "unknown") {
+			t.Errorf("%s: no mailbox: %v", messages[i].ID, r.NoMailbox)
+		}
+	}
 	var kept []string
 	for _, mail := range server.Mails() {
 		kept = append(kept, strings.TrimSuffix(mail.To[0], "@acme.example"))
@@ -128,6 +135,25 @@ func TestSMTPReplies(t *testing.T) {
 	// "lost" is there, and the result said that it might be.
 	if d := cmp.Diff([]string{"fine1", "fine2", "fine3", "fine4", "lost", "fine5", "fine6"}, kept); d != "" {
 		t.Errorf("mails at the server (-want +got):\n%s", d)
+	}
+}
+
+// Only what says that there is no mailbox says so of an address.
+func TestNoMailbox(t *testing.T) {
+	for reply, want := range map[string]bool{
+		"550 5.1.1": true, "550 5.1.2": true, "553 5.1.3": true, "551 5.1.6": true, "556 5.1.10": true, "550 5.2.1": true, "551 ": true, "553 ": true,
+		"550 ": false, "554 ": false, "552 5.2.2": false, "550 5.7.1": false, "550 5.7.26": false, "554 5.4.14": false, "550 5.1.7": false, "550 5.1.8": false, "501 5.5.4": false,
+	} {
+		var code int
+		var enhanced string
+		_, _ = fmt.Sscan(reply, &code, &enhanced)
+		r, _ := sendResult(gomail.ErrSMTPRcptTo, code, enhanced)
+		if r.NoMailbox != want {
+			t.Errorf("%s at RCPT: %v", reply, r.NoMailbox)
+		}
+		if r, _ := sendResult(gomail.ErrSMTPDataClose, code, enhanced); r.NoMailbox {
+			t.Errorf("%s after DATA says so of the address", reply)
+		}
 	}
 }
 
@@ -227,15 +253,24 @@ func TestSMTPConnect(t *testing.T) {
 }
 
 func TestPublicDial(t *testing.T) {
-	for _, address := range []string{"127.0.0.1:25", "10.1.2.3:25", "192.168.0.1:25", "169.254.169.254:80", "100.64.0.1:25", "0.0.0.0:25", "[::1]:25", "[fd00::1]:25", "[::ffff:10.0.0.1]:25"} {
+	for _, address := range []string{"127.0.0.1:25", "10.1.2.3:25", "192.168.0.1:25", "169.254.169.254:80", "100.64.0.1:25", "0.0.0.0:25", "[::1]:25", "[fd00::1]:25", "[::ffff:10.0.0.1]:25",
+		"[64:ff9b::a9fe:a9fe]:80", "[2002:7f00:1::]:80", "[fe80::1%lo]:80", "[::127.0.0.1]:80", "198.18.0.1:80", "255.255.255.255:80", "240.0.0.1:80"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		conn, err := PublicDial(ctx, "tcp", address)
 		cancel()
 		if err == nil {
 			conn.Close()
 		}
-		if err == nil || !strings.Contains(err.Error(), errNotPublic.Error()) {
+		if err == nil || !strings.Contains(err.Error(), ErrNotPublic.Error()) {
 			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
+func TestPublic(t *testing.T) {
+	for _, address := range []string{"1.1.1.1", "93.184.216.34", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1"} {
+		if !Public(netip.MustParseAddr(address)) {
+			t.Errorf("%s is not public", address)
 		}
 	}
 }

@@ -35,7 +35,11 @@ func (t Template) Validate() error {
 		vs.Add("id", "id", "must be 1 to 100 letters, digits, dots, dashes or underscores")
 	}
 	if t.Kind.Variables() == nil {
-		vs.Add("kind", "kind", "must be pin-expiry, unblock-code, pin-reset, card-pin-expiry, card-pin-expired or offline-answer")
+		names := make([]string, len(kinds))
+		for i, k := range kinds {
+			names[i] = string(k.kind)
+		}
+		vs.Add("kind", "kind", "must be one of %s", strings.Join(names, ", "))
 		return vs.Err() // without a kind, no variable is right
 	}
 	if of := TemplateKind(t.ID); of.Variables() != nil && of != t.Kind {
@@ -110,14 +114,16 @@ func (k TemplateKind) validateTags(vs *problem.Violations, field, source string)
 			vs.Add("unknownVariable", field, "{{%s}} is not a variable of this mail; the variables are %s", string(shown), inBraces(known))
 		}
 	}
-	if !slices.Contains(known, codeVariable) {
+	i := slices.IndexFunc(known, isSecret)
+	if i < 0 {
 		return
 	}
-	switch has := slices.Contains(used, codeVariable); {
+	secret := known[i]
+	switch has := slices.Contains(used, secret); {
 	case field == "subject" && has:
-		vs.Add("codeInSubject", field, "must not contain {{code}}: subjects are shown on lock screens and written to logs")
+		vs.Add(secret+"InSubject", field, "must not contain {{%s}}: subjects are shown on lock screens and written to logs", secret)
 	case field != "subject" && !has && source != "":
-		vs.Add("codeMissing", field, "must contain {{code}}, or the mail would not tell the code")
+		vs.Add(secret+"Missing", field, "must contain {{%s}}, or the mail would not tell it", secret)
 	}
 }
 
@@ -153,7 +159,8 @@ func variablesInTextOnly(source string) bool {
 // Render returns the mail for a person, without ID and To. The template is a
 // valid one, and values of another kind than its are an error, and so is a
 // variable that it uses and that has no value. Values are put on one line,
-// HTML-escaped in the HTML part only, and never read as mustache. A subject of
+// but for the lists of a digest, HTML-escaped in the HTML part only, and never
+// read as mustache; a PIN stays as it is, to the character. A subject of
 // more than 200 characters is cut.
 func Render(t Template, values Values) (Message, error) {
 	if t.Kind != values.kind() {
@@ -161,7 +168,9 @@ func Render(t Template, values Values) (Message, error) {
 	}
 	variables := values.variables()
 	for name, value := range variables {
-		variables[name] = oneLine(value)
+		if t.Kind != Digest && !isSecret(name) { // the lines of a list are so already
+			variables[name] = oneLine(value)
+		}
 	}
 	var out [3]string
 	for i, part := range t.parts() {

@@ -97,6 +97,11 @@ func TestTemplateKinds(t *testing.T) {
 		{"code in reset mail", PINReset, "s", "{{code}}", "", "text", "not a variable"},
 		{"code in expiry mail", PINExpiry, "s", "{{code}}", "", "text", "not a variable"},
 		{"code in subject of expiry mail", PINExpiry, "{{code}}", "t", "", "subject", "not a variable"},
+		{"PIN mail", PINIssued, "{{username}} {{customer-name}}", "{{pin}} {{validity}} {{use}}", "<b>{{ pin }}</b>", "", ""},
+		{"PIN mail without PIN", PINIssued, "s", "{{username}}", "", "text", "must contain {{pin}}"},
+		{"PIN in text, not in HTML", PINIssued, "s", "{{pin}}", "<p>{{username}}</p>", "html", "must contain {{pin}}"},
+		{"PIN in subject", PINIssued, "{{pin}}", "{{pin}}", "", "subject", "lock screens"},
+		{"code in PIN mail", PINIssued, "s", "{{pin}} {{code}}", "", "text", "not a variable"},
 		{"no kind", "", "s", "t", "", "kind", "unblock-code"},
 		{"unknown kind", "newsletter", "s", "t", "", "kind", "unblock-code"},
 	} {
@@ -162,6 +167,10 @@ var examples = map[TemplateKind]Values{
 	CardPINExpiry:  CardPINExpiryValues{"SOON", 7, "ada", "Acme & Söhne", "PIV 4F2A"},
 	CardPINExpired: CardPINExpiredValues{"TODAY", "ada", "Acme & Söhne", "PIV 4F2A"},
 	OfflineAnswer:  OfflineAnswerValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace"},
+	Notice:         NoticeValues{"ada", "Acme & Söhne", "first print job", "TODAY", "Fetch it at <1>."},
+
+	PINIssued: PINIssuedValues{secret.New("a=?{{use}}&<"), "ada", "Acme & Söhne", "until SOON", "It works once."},
+	Digest:    DigestValues{"Acme & Söhne", "YESTERDAY", "de", DigestList{5, false, []string{"ada\n1", "bob"}}, DigestList{1000, true, []string{"eve"}}, DigestList{}, DigestList{1, false, []string{"card"}}},
 }
 
 // Each variable of a kind has a value, and a template takes those of its kind only.
@@ -176,6 +185,11 @@ func TestRenderKinds(t *testing.T) {
 			CardPINExpiry:  "pinExpiration|days|username|customer-name|card|SOON, 7, ada, Acme & Söhne, PIV 4F2A",
 			CardPINExpired: "pinExpiration|username|customer-name|card|TODAY, ada, Acme & Söhne, PIV 4F2A",
 			OfflineAnswer:  "username|customer-name|card|time|by|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace",
+			Notice:         "username|customer-name|event|time|message|ada, Acme & Söhne, first print job, TODAY, Fetch it at <1>.",
+
+			PINIssued: "pin|username|customer-name|validity|use|a=?{{use}}&<, ada, Acme & Söhne, until SOON, It works once.",
+			Digest: "customer-name|since|expiring-count|expiring|expired-count|expired|undeliverable-count|undeliverable|given-up-count|given-up|" +
+				"Acme & Söhne, YESTERDAY, 5, ada 1\nbob\nund 3 weitere, 1000+, eve\nund 999+ weitere, 0, –, 1, card",
 		}[kind]
 		if m, err := Render(tmpl, examples[kind]); err != nil || m.Text != want {
 			t.Errorf("%s: %q, %v; want %q", kind, m.Text, err, want)
@@ -237,6 +251,24 @@ func TestCodeIsNotPrinted(t *testing.T) {
 	}
 }
 
+// What a PIN's mail says of its validity and use, in English and in German.
+func TestPINPhrases(t *testing.T) {
+	for _, test := range []struct{ got, want string }{
+		{ValidUntil("Monday", "en"), "until Monday"},
+		{ValidUntil("Montag", "de-AT"), "bis Montag"},
+		{ValidUntil("", "fr"), "until it is changed"},
+		{ValidUntil("", "de"), "bis sie geändert wird"},
+		{PINUse(false, false, "en"), "You can use it as often as you like, and change it when you like."},
+		{PINUse(false, true, "en"), "Please change it when you first use it."},
+		{PINUse(true, false, "en"), "It works once only: after that you need a new one."},
+		{PINUse(true, false, "de"), "Sie gilt nur ein einziges Mal: Danach brauchen Sie eine neue."},
+	} {
+		if test.got != test.want {
+			t.Errorf("%q, want %q", test.got, test.want)
+		}
+	}
+}
+
 func TestByYourself(t *testing.T) {
 	for tag, want := range map[string]string{
 		"en": "you yourself, by a code mailed to you", "fr": "you yourself, by a code mailed to you", "": "you yourself, by a code mailed to you",
@@ -268,6 +300,14 @@ func TestPredefined(t *testing.T) {
 			"en": {"PIV 4F2A", "TODAY", "ada", "has expired", "The card goes on working", "not in this mail"},
 			"de": {"PIV 4F2A", "TODAY", "ada", "ist abgelaufen", "Die Karte funktioniert weiter", "enthält die PIN nicht"},
 		},
+		PINIssued: {
+			"en": {"a=?{{use}}&<", "until SOON", "It works once.", "Enter it where you are asked for your PIN", "Nobody will ask you for this PIN", "it no longer works", "your help desk"},
+			"de": {"a=?{{use}}&<", "until SOON", "It works once.", "wo Sie nach Ihrer PIN gefragt werden", "Niemand wird Sie am Telefon", "gilt diese nicht mehr", "Helpdesk"},
+		},
+	}
+	says[Notice] = map[string][]string{
+		"en": {"first print job", "TODAY", "Fetch it at <1>.", "ask your administrator", "Nobody will ask you for your PIN"},
+		"de": {"first print job", "TODAY", "Fetch it at <1>.", "fragen Sie bitte Ihre Administration", "Niemand wird Sie per Mail nach Ihrer PIN fragen"},
 	}
 	for _, kind := range TemplateKinds() {
 		for tag, want := range map[string]string{"en": "en", "en-US": "en", "de": "de", "de-CH": "de", "fr": "en", "ja": "en", "": "en", "!": "en"} {
@@ -325,6 +365,12 @@ func TestCodeIsNotInTheFirstWords(t *testing.T) {
 		}
 		if at := strings.Index(m.Text, "739"); at < 120 {
 			t.Errorf("%s: the code is at %d of the text", tag, at)
+		}
+		if m, err = Render(Predefined(PINIssued, tag), examples[PINIssued]); err != nil {
+			t.Fatal(err)
+		}
+		if at := strings.Index(m.Text, "a=?{{use}}"); at < 120 {
+			t.Errorf("%s: the PIN is at %d of the text", tag, at)
 		}
 	}
 }

@@ -5,6 +5,23 @@ import (
 	"fmt"
 )
 
+// Hours are whole hours, each a reminder's. In JSON they are a list; what is read may also be
+// one number, as it was when there was one reminder, and 0 is none then.
+type Hours []int
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (h *Hours) UnmarshalJSON(b []byte) error {
+	var one int
+	if json.Unmarshal(b, &one) != nil {
+		return json.Unmarshal(b, (*[]int)(h))
+	}
+	*h = nil
+	if one != 0 {
+		*h = Hours{one}
+	}
+	return nil
+}
+
 // policyJSON is a policy's JSON form, in the field names that Validate uses. What is
 // left out is off, 0 or none.
 type policyJSON struct {
@@ -21,7 +38,7 @@ type policyJSON struct {
 	History               int       `json:"history,omitempty"`
 	MinLengthByUsers      bool      `json:"minLengthByUsers,omitempty"`
 	ExpirationHours       int       `json:"expirationHours,omitempty"`
-	NotifyHoursBefore     int       `json:"notifyHoursBefore,omitempty"`
+	NotifyHoursBefore     Hours     `json:"notifyHoursBefore,omitempty"`
 	MaxAttempts           int       `json:"maxAttempts"`
 	LockMinutes           int       `json:"lockMinutes"`
 }

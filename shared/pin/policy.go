@@ -75,10 +75,10 @@ type Policy struct {
 	// guessed PIN seldom fits somebody: to 5 from 1,000, 6 from 10,000 and 7
 	// from 100,000.
 	MinLengthByUsers  bool
-	ExpirationHours   int // a new PIN's life: 0 for ever, at most 10 years
-	NotifyHoursBefore int // mail before the end: 0 for none, and none without expiration
-	MaxAttempts       int // wrong PINs before a lock: 1 to 100
-	LockMinutes       int // length of a lock: 1 to 1,440
+	ExpirationHours   int   // a new PIN's life: 0 for ever, at most 10 years
+	NotifyHoursBefore Hours // mails before the end, in any order, at most 10; none without expiration
+	MaxAttempts       int   // wrong PINs before a lock: 1 to 100
+	LockMinutes       int   // length of a lock: 1 to 1,440
 }
 
 // Default returns the policy of a new tenant.
@@ -165,6 +165,7 @@ const (
 	maxEntries     = 1_000
 	maxHistory     = 24
 	maxHours       = 10 * 365 * 24
+	maxReminders   = 10
 	maxAttempts    = 100
 	maxLock        = 24 * 60 // minutes
 )
@@ -220,13 +221,31 @@ func (p *Policy) Validate() error {
 
 	between("history", p.History, 0, maxHistory)
 	between("expirationHours", p.ExpirationHours, 0, maxHours)
-	between("notifyHoursBefore", p.NotifyHoursBefore, 0, maxHours)
-	if p.ExpirationHours > 0 && p.NotifyHoursBefore >= p.ExpirationHours {
-		vs.Add("inconsistent", "notifyHoursBefore", "must be less than expirationHours")
-	}
+	p.validateNotify(&vs)
 	between("maxAttempts", p.MaxAttempts, 1, maxAttempts)
 	between("lockMinutes", p.LockMinutes, 1, maxLock)
 	return vs.Err()
+}
+
+// validateNotify says each thing that is wrong once, however many hours it is wrong of.
+func (p *Policy) validateNotify(vs *problem.Violations) {
+	hours := p.NotifyHoursBefore
+	if len(hours) > maxReminders {
+		vs.Add("range", "notifyHoursBefore", "must be at most %d, not %d", maxReminders, len(hours))
+		return
+	}
+	if slices.ContainsFunc(hours, func(h int) bool { return h < 1 || h > maxHours }) {
+		vs.Add("range", "notifyHoursBefore", "must be from 1 to %d, or 0 alone for no mail", maxHours)
+	}
+	for i, h := range hours {
+		if slices.Contains(hours[:i], h) {
+			vs.Add("duplicate", "notifyHoursBefore", "must have %d once", h)
+			break
+		}
+	}
+	if len(hours) > 0 && p.ExpirationHours > 0 && slices.Max(hours) >= p.ExpirationHours {
+		vs.Add("inconsistent", "notifyHoursBefore", "must be less than expirationHours")
+	}
 }
 
 func badEntry(e string) bool {

@@ -6,9 +6,9 @@
 // A bridge connects with a Token, says Hello and is told Welcome, or Goodbye with the
 // reason. Then it reports its readers and cards at every change. The cloud sends scripts
 // (Run), the first of them to find out what card it is, and then what is Known of it; the
-// bridge sends each Result until it is told Ack, and so what it has done Offline. With the session of a person at the bridge there are also Start,
-// Prove, Ready, Cancel and Look, each of which is answered by an Operation or a Problem
-// with its Ref.
+// bridge sends each Result until it is told Ack, and so what it has done by itself
+// (Offline). With the session of a person at the bridge there are also Start, Prove, Ready,
+// Cancel and Look, each of which is answered by an Operation or a Problem with its Ref.
 package relay
 
 import (
@@ -238,7 +238,7 @@ func (r Run) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON implements json.Unmarshaler. Its errors repeat no input.
 func (r *Run) UnmarshalJSON(b []byte) error {
 	var j runJSON
-	if err := strict(b, &j); err != nil {
+	if err := decode(b, &j, lenient); err != nil {
 		return err
 	}
 	script, err := apdu.DecodeScript(j.Script)
@@ -258,10 +258,17 @@ func (r Run) String() string {
 	return s
 }
 
-// Known tells what a bridge keeps of a card for when it has no connection. It is sent
-// whenever a card was identified that has a credential.
+// Known tells what a bridge keeps of a card. It is sent whenever a card was identified
+// that has a credential, and when the bridge has told of a new PIN.
 type Known struct {
 	Credential string `json:"credential"`
+	// Insertion is the one that was identified; "" if it is sent for another reason.
+	Insertion string `json:"insertion,omitempty"`
+	// At is when it was so, by the cloud's clock: the messages may overtake each other.
+	At time.Time `json:"at,omitzero"`
+	// PINExpiresAt is the PIN expiry flag, in the past too: the card goes on working. Zero
+	// is never, or not known.
+	PINExpiresAt time.Time `json:"pinExpiresAt,omitzero"`
 	// Policy is what a new PIN must meet.
 	Policy *pin.Policy `json:"policy"`
 	// Offline: the card may be unblocked here by challenge and response; LogonScreen: so
@@ -270,15 +277,24 @@ type Known struct {
 	LogonScreen bool `json:"logonScreen,omitempty"`
 }
 
-// Offline is what came of an unblock that a bridge has done by itself, with an answer that
-// was read out to the person. It is sent until it is acknowledged, as part 1 of ID.
+// PINExpired tells whether the card's PIN has expired.
+func (k Known) PINExpired(now time.Time) bool {
+	return !k.PINExpiresAt.IsZero() && !now.Before(k.PINExpiresAt)
+}
+
+// Offline is what came of what a bridge has done by itself: an unblock with an answer that
+// was read out to the person, or a change of the PIN by the person who knows it. It is sent
+// until it is acknowledged, as part 1 of ID.
 type Offline struct {
 	ID         string    `json:"id"` // 1 to 64 letters, digits, '-' and '_'
 	Credential string    `json:"credential"`
-	At         time.Time `json:"at"` // by the bridge's clock
-	PIN        Done      `json:"pin"`
-	// PUK: the card's PUK was presented, and TriesLeft are those left, if it was wrong.
-	PUK       bool `json:"puk,omitempty"`
+	At         time.Time `json:"at"`  // by the cloud's clock as the bridge knows it, else by its own
+	PIN        Done      `json:"pin"` // is it new?
+	// Change: the person has changed the PIN; else it was reset.
+	Change bool `json:"change,omitempty"`
+	// PUK: the card's PUK was presented.
+	PUK bool `json:"puk,omitempty"`
+	// TriesLeft are those of the PUK if that was wrong, or with Change those of the PIN.
 	TriesLeft *int `json:"triesLeft,omitempty"`
 }
 
@@ -376,9 +392,17 @@ func Encode(m Message) ([]byte, error) {
 	return b, nil
 }
 
-// Decode reads a message and checks its shape. A version that is not understood is a
-// *VersionError, whatever else is in the message; all other errors are ErrMessage.
-func Decode(b []byte) (Message, error) {
+// Decode reads a message from a bridge and checks its shape. A version that is not
+// understood is a *VersionError, whatever else is in the message; all other errors are
+// ErrMessage.
+func Decode(b []byte) (Message, error) { return read(b, exact) }
+
+// DecodeAtBridge is Decode of a message from the cloud, which may be newer than the bridge:
+// what it has more in a message is ignored. Only a script must be understood as a whole, for
+// it goes to a card.
+func DecodeAtBridge(b []byte) (Message, error) { return read(b, lenient) }
+
+func read(b []byte, unknown unknownFields) (Message, error) {
 	if len(b) > MaxMessage {
 		return Message{}, fmt.Errorf("%w: it is longer than %d bytes", ErrMessage, MaxMessage)
 	}
@@ -395,7 +419,7 @@ func Decode(b []byte) (Message, error) {
 		Version int `json:"version"`
 		Message
 	}
-	if err := strict(b, &m); err != nil {
+	if err := decode(b, &m, unknown); err != nil {
 		return Message{}, fmt.Errorf("%w: %w", ErrMessage, err)
 	}
 	if err := m.Message.validate(); err != nil {
@@ -404,11 +428,21 @@ func Decode(b []byte) (Message, error) {
 	return m.Message, nil
 }
 
-// strict decodes JSON of exactly this shape. Its errors repeat no input, which may hold
-// a PUK or a code.
-func strict(b []byte, into any) error {
+// unknownFields says what becomes of fields that are not known.
+type unknownFields bool
+
+const (
+	exact   unknownFields = false // they are an error
+	lenient unknownFields = true  // they are ignored
+)
+
+// decode decodes JSON of this shape. Its errors repeat no input, which may hold a PUK or a
+// code.
+func decode(b []byte, into any, unknown unknownFields) error {
 	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
+	if unknown == exact {
+		d.DisallowUnknownFields()
+	}
 	err := d.Decode(into)
 	var invalid *problem.InvalidError
 	var wrongType *json.UnmarshalTypeError
@@ -520,11 +554,17 @@ func (m Message) validate() error {
 			vs.Under("known.policy", m.Known.Policy.Validate())
 		}
 		credential("known.credential", m.Known.Credential)
+		if m.Known.Insertion != "" {
+			named("known.insertion", m.Known.Insertion)
+		}
 	case m.Offline != nil:
 		named("offline.id", m.Offline.ID)
 		credential("offline.credential", m.Offline.Credential)
 		if m.Offline.PIN != Yes && m.Offline.PIN != No && m.Offline.PIN != Unknown {
 			vs.Add("unknown", "offline.pin", "must be %s, %s or %s", Yes, No, Unknown)
+		}
+		if m.Offline.Change && m.Offline.PUK {
+			vs.Add("inconsistent", "offline.puk", "must not be set with change: it takes no PUK")
 		}
 		if n := m.Offline.TriesLeft; n != nil && (*n < 0 || *n > 15) {
 			vs.Add("range", "offline.triesLeft", "must be 0 to 15")

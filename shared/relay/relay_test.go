@@ -79,8 +79,10 @@ var messages = map[string]relay.Message{
 	"welcome":            {Welcome: &relay.Welcome{Time: at, Organisation: "Acme", KeepAliveSeconds: 300, ReconnectSeconds: 6600}},
 	"welcome-offline":    {Welcome: &relay.Welcome{Time: at, Organisation: "Acme", KeepAliveSeconds: 300, ReconnectSeconds: 6600, Offline: bytes.Repeat([]byte{9}, 32)}},
 	"known":              {Known: &relay.Known{Credential: "piv-00", Policy: policy(), Offline: true}},
+	"known-expires":      {Known: &relay.Known{Credential: "piv-00", Insertion: "9f86d081884c7d65-4", At: at, PINExpiresAt: at, Policy: policy()}},
 	"offline":            {Offline: &relay.Offline{ID: "0a1b", Credential: "piv-00", At: at, PIN: relay.Yes, PUK: true}},
 	"offline-wrong":      {Offline: &relay.Offline{ID: "0a1c", Credential: "piv-00", At: at, PIN: relay.No, PUK: true, TriesLeft: new(int)}},
+	"offline-change":     {Offline: &relay.Offline{ID: "0a1d", Credential: "piv-00", At: at, PIN: relay.Yes, Change: true}},
 	"goodbye":            {Goodbye: &relay.Goodbye{Code: relay.Update, Reason: "Version 1.0.0 is too old: install 1.1.0 or newer."}},
 	"pong":               {Pong: &relay.Pong{}},
 	"run-identify": {Run: &relay.Run{Reader: "ACS ACR39U 00 00", Insertion: "9f86d081884c7d65-4", Script: apdu.Script{
@@ -173,6 +175,8 @@ func TestDecodeErrors(t *testing.T) {
 		{"credential without a fence", strings.Replace(string(valid), `"fence":7,`, ``, 1)},
 		{"fence without a credential", strings.Replace(string(valid), `"credential":"C1",`, ``, 1)},
 		{"policy", strings.Replace(string(valid), `"minLength":6`, `"minLength":1`, 1)},
+		{"change by a PUK", `{"version":1,"offline":{"id":"a","credential":"piv-00","at":"2030-01-31T09:00:00Z","pin":"yes","change":true,"puk":true}}`},
+		{"insertion", `{"version":1,"known":{"credential":"piv-00","insertion":"a b","policy":{"minLength":6,"maxLength":8,"alphabet":"digits"}}}`},
 		{"script", strings.Replace(string(valid), `"apdu":"00a4`, `"apdu":"00`, 1)},
 		{"sealed PIN", strings.Replace(string(valid), `c0c0`, `c0zz`, 1)},
 	} {
@@ -196,6 +200,51 @@ func TestVersion(t *testing.T) {
 		if !errors.As(err, &wrong) || wrong.Version != version {
 			t.Errorf("version %d: %v", version, err)
 		}
+	}
+}
+
+// TestNewerCloud: a bridge reads what a newer cloud says, as far as it knows it; what goes to
+// a card it knows as a whole, or not at all. The cloud takes nothing that it does not know.
+func TestNewerCloud(t *testing.T) {
+	for name, want := range messages {
+		written, err := relay.Encode(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []string{"at the top", "within"} {
+			newer := bytes.Replace(written, []byte(`{"version":1,`), []byte(`{"version":1,"novelty":{"x":[1]},`), 1)
+			if kind == "within" {
+				at := bytes.IndexByte(written[1:], '{') + 2
+				newer = slices.Concat(written[:at], []byte(`"novelty":{"x":[1]},`), written[at:])
+				newer = bytes.Replace(newer, []byte(",}"), []byte("}"), 1)
+			}
+			got, err := relay.DecodeAtBridge(newer)
+			if want.Result != nil && kind == "within" {
+				continue // which is for the cloud, and read as strictly here
+			}
+			if diff := cmp.Diff(want, got, compare); err != nil || diff != "" {
+				t.Errorf("%s, %s: %v (-want +got):\n%s", name, kind, err, diff)
+			}
+			if _, err := relay.Decode(newer); !errors.Is(err, relay.ErrMessage) && want.Run == nil {
+				t.Errorf("%s, %s: the cloud takes what it does not know: %v", name, kind, err)
+			}
+		}
+	}
+	valid, err := relay.Encode(messages["run-unblock"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for why, in := range map[string]string{
+		"a step of another kind":       strings.Replace(string(valid), `{"apdu":`, `{"novelty":true,"apdu":`, 1),
+		"a message of a kind of later": `{"version":1,"novelty":{}}`,
+		"a policy that is none":        strings.Replace(string(valid), `"minLength":6`, `"minLength":1`, 1),
+	} {
+		if _, err := relay.DecodeAtBridge([]byte(in)); !errors.Is(err, relay.ErrMessage) {
+			t.Errorf("%s: %v", why, err)
+		}
+	}
+	if _, err := relay.DecodeAtBridge([]byte(`{"version":2,"ping":{}}`)); !errors.As(err, new(*relay.VersionError)) {
+		t.Errorf("version 2: %v", err)
 	}
 }
 

@@ -122,7 +122,7 @@ func (r Result) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON implements json.Unmarshaler.
 func (r *Result) UnmarshalJSON(b []byte) error {
 	var j resultJSON
-	if err := strict(b, &j); err != nil {
+	if err := decode(b, &j, exact); err != nil {
 		return err
 	}
 	*r = Result{Operation: j.Operation, Part: j.Part, Refusal: j.Refusal, Violations: j.Violations, Interrupted: j.Interrupted,

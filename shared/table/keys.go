@@ -16,6 +16,8 @@ package table
 //	user's token    | t/<tenant>/token/<id>        | token              |                                               | authenticate
 //	user            | t/<tenant>/user/<id>         | user               | list: t/<tenant>/users/<shard>, <name>^A<id>   | get; list by name
 //	                |                              |                    | due: due/<shard>, <time>/<tenant>/<id>        | what the sweep has to do by now
+//	                |                              |                    | history: t/<tenant>/pins/<shard>, <time>/<id> | users whose PIN has expired, or will by a time
+//	undeliverable   | t/<tenant>/undeliverable/<s> | <id>               |                                               | users whose mail address does not work
 //	username        | t/<tenant>/username/<name>   | username           |                                               | user by name; names are unique
 //	external id     | t/<tenant>/external/<id>     | external           |                                               | user by external id; unique
 //	PIN lookup      | t/<tenant>/lookup/<tag>      | lookup             |                                               | user by PIN alone
@@ -40,8 +42,9 @@ package table
 //	                |                              |                    | history: t/<tenant>/unblocked/<credential>, . | a card's unblocks
 //	                |                              |                    | due: due/unblock/<shard>, <time>/<tenant>/<id>| what the sweep has to conclude or announce
 //
-//	job             | t/<tenant>/job/<ulid>        | job                | list: t/<tenant>/jobs/<kind>/<shard>, <ulid>  | an import or a sanity check's run; list
+//	job             | t/<tenant>/job/<ulid>        | job                | list: t/<tenant>/jobs/<kind>/<shard>, <ulid>  | an import, a sanity check's run, a bulk of PINs; list
 //	                |                              |                    | due: due/job/<shard>, <time>/<tenant>/<ulid>  | jobs that the sweep has to go on with
+//	                |                              |                    | due, of bulk PINs: due/bulk/<shard>, .        | bulk runs that the sweep has to go on with
 //	its parts       | t/<tenant>/job/<ulid>        | part/<n>           |                                               | what it has done, in order
 //	their chunks    | t/<tenant>/job/<ulid>        | chunk/<part>/<n>   |                                               | what came of an import's part, row by row
 //	import key      | t/<tenant>                   | importKey          |                                               | the key that secrets in imports are encrypted to
@@ -49,11 +52,19 @@ package table
 //	offline answer  | t/<tenant>/offline/<ulid>    | answer             | history: t/<tenant>/answered/<credential>, .  | get; a card's
 //	                |                              |                    | due: due/offline/<shard>, <time>/<tenant>/<id>| what the sweep has to announce
 //	answers lately  | t/<tenant>/answers/<who>     | answers            |                                               | how many for a card, or by a key
+//	generated PINs  | t/<tenant>/generated/<day>   | <shard>            |                                               | how many PINs were generated that day
 //	user by mail    | t/<tenant>/mail/<address>    | <id>               |                                               | users who have an address
 //	trigger rule    | t/<tenant>                   | rule/<id>          |                                               | get, list
 //	event           | t/<tenant>/event/<id>        | event              | list: t/<tenant>/events/<shard>, <ulid>       | acted on once; list, newest first
 //	                |                              |                    | due: due/event/<shard>, <time>/<tenant>/<ulid>| events that rules have to act on still
+//	digest          | t/<tenant>                   | digest             | due: due/digest/<shard>, <time>/<tenant>      | when administrators are told next
+//	mail given up   | t/<tenant>/givenUp/<shard>   | <time>/<about>     |                                               | mails that reached nobody, by time
 //	first event     | t/<tenant>/first/<user>      | <type>             |                                               | which was a user's first event of a type
+//	webhook endpoint| t/<tenant>                   | endpoint/<id>      |                                               | get, list
+//	delivery        | t/<tenant>/delivery/<id>     | delivery           | list: t/<tenant>/deliveries/<s>, <time>/<id>  | get; list, newest first
+//	                |                              |                    | history, dead: t/<tenant>/dead/<s>, <time>/<id> | list of those given up, newest first
+//	                |                              |                    | due: due/delivery/<shard>,                    | what the sweep has to send
+//	                |                              |                    |      <time>/<tenant>/<id>                     |
 //
 // Things of the installation itself live under the tenant Platform.
 
@@ -86,7 +97,7 @@ type Index string
 const (
 	IndexDue     Index = "due"     // what the sweep has to do, by time; of a tenant, what lacks a time
 	IndexList    Index = "list"    // things of a tenant in the order people read them
-	IndexHistory Index = "history" // audit records by subject
+	IndexHistory Index = "history" // audit records by subject; what belongs to something; users by their PIN's expiry
 )
 
 // Indexes lists them all.
@@ -100,10 +111,15 @@ const (
 	TenantShards = 4
 	CountShards  = 16
 
+	GeneratedShards = 64 // of a day's count
+
 	UnblockDueShards = 4
 	JobDueShards     = 4
 	OfflineDueShards = 4
 	EventDueShards   = 4
+	DigestDueShards  = 4
+
+	DeliveryDueShards = 4
 )
 
 // Key names an item.
@@ -407,6 +423,33 @@ func Users(t TenantID, namePrefix string) []Range {
 
 func (t TenantID) users(shard int) string { return t.partition("users", fmt.Sprint(shard)) }
 
+// UserPINExpiry files a user by when the PIN expires, or has.
+func UserPINExpiry(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexHistory, Key{t.sharded("pins", id), timeSort(at) + "/" + id}}
+}
+
+// UserPINsExpiring are the shards of the users whose PIN expires, or has expired, at from or
+// later, and before to, by that time.
+func UserPINsExpiring(t TenantID, from, to time.Time) []Range {
+	rs := t.shards("pins")
+	for i := range rs {
+		rs[i].index, rs[i].from, rs[i].to = IndexHistory, timeSort(from), timeSort(to)
+	}
+	return rs
+}
+
+// UndeliverableKey points to a user whose mail address does not work.
+func UndeliverableKey(t TenantID, id string) Key { return Key{t.sharded("undeliverable", id), id} }
+
+// Undeliverables are the shards of those pointers, by id.
+func Undeliverables(t TenantID) []Range {
+	rs := t.shards("undeliverable")
+	for i := range rs {
+		rs[i].index = ""
+	}
+	return rs
+}
+
 // UserDue is when the sweep has to look at a user next.
 func UserDue(t TenantID, id string, at time.Time) IndexKey {
 	return IndexKey{IndexDue, Key{duePartition(Shard(id, DueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
@@ -635,6 +678,19 @@ func JobsDueBefore(shard int, at time.Time) Range {
 
 func jobDue(shard int) string { return fmt.Sprintf("due/job/%d", shard) }
 
+// BulkDue is when the sweep has to go on with a job that generates PINs.
+func BulkDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{bulkDue(Shard(id, JobDueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// BulksDueBefore are the jobs that generate PINs due at the given time or before in a shard,
+// oldest first.
+func BulksDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: bulkDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func bulkDue(shard int) string { return fmt.Sprintf("due/bulk/%d", shard) }
+
 // JobChunkKey is the n-th chunk of what is kept of a part.
 func JobChunkKey(t TenantID, id string, part, n int) Key {
 	return Key{t.partition("job", id), fmt.Sprintf("chunk/%08d/%04d", part, n)}
@@ -711,6 +767,16 @@ func OfflineAnswersKey(t TenantID, who string) Key {
 	return Key{t.partition("answers", who), "answers"}
 }
 
+// GeneratedKey is a part of the count of the PINs generated on a day in UTC.
+func GeneratedKey(t TenantID, day time.Time, shard int) Key {
+	return Key{t.partition("generated", day.UTC().Format("20060102")), fmt.Sprintf("%02d", shard)}
+}
+
+// Generated are all parts of that count.
+func Generated(t TenantID, day time.Time) Range {
+	return Range{partition: t.partition("generated", day.UTC().Format("20060102"))}
+}
+
 // MailKey tells that a user has a mail address. address is folded.
 func MailKey(t TenantID, address, user string) Key { return Key{t.partition("mail", address), user} }
 
@@ -736,6 +802,15 @@ func EventListed(t TenantID, place string) IndexKey {
 // Events are the shards of the list of events, oldest first.
 func Events(t TenantID) []Range { return t.shards("events") }
 
+// EventsSince are the shards of the events in the list at a place or after, oldest first.
+func EventsSince(t TenantID, place string) []Range {
+	rs := Events(t)
+	for i := range rs {
+		rs[i].from = place
+	}
+	return rs
+}
+
 // EventDue is when the sweep has to go on with an event.
 func EventDue(t TenantID, place string, at time.Time) IndexKey {
 	return IndexKey{IndexDue, Key{eventDue(Shard(place, EventDueShards)), timeSort(at) + "/" + string(t) + "/" + place}}
@@ -751,6 +826,80 @@ func eventDue(shard int) string { return fmt.Sprintf("due/event/%d", shard) }
 // FirstEventKey tells which was a user's first event of a type.
 func FirstEventKey(t TenantID, user, kind string) Key {
 	return Key{t.partition("first", user), escape(kind)}
+}
+
+// EndpointKey is a webhook endpoint.
+func EndpointKey(t TenantID, id string) Key { return Key{t.partition(), "endpoint/" + escape(id)} }
+
+// Endpoints are the tenant's webhook endpoints.
+func Endpoints(t TenantID) Range { return prefix(t.partition(), "endpoint/") }
+
+// DeliveryKey is a delivery.
+func DeliveryKey(t TenantID, id string) Key { return Key{t.partition("delivery", id), "delivery"} }
+
+// DeliveryListed is a delivery's place in the list, by the time it was made.
+func DeliveryListed(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexList, Key{t.sharded("deliveries", id), timeSort(at) + "/" + id}}
+}
+
+// Deliveries are the shards of the list of deliveries, oldest first.
+func Deliveries(t TenantID) []Range { return t.shards("deliveries") }
+
+// DeliveryDead is a dead delivery's place in the list of those, by the time it was made.
+func DeliveryDead(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexHistory, Key{t.sharded("dead", id), timeSort(at) + "/" + id}}
+}
+
+// DeadDeliveries are the shards of the list of dead deliveries, oldest first.
+func DeadDeliveries(t TenantID) []Range {
+	rs := t.shards("dead")
+	for i := range rs {
+		rs[i].index = IndexHistory
+	}
+	return rs
+}
+
+// DeliveryDue is when the sweep has to go on with a delivery.
+func DeliveryDue(t TenantID, id string, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{deliveryDue(Shard(id, DeliveryDueShards)), timeSort(at) + "/" + string(t) + "/" + id}}
+}
+
+// DeliveriesDueBefore are the deliveries due at the given time or before in a shard,
+// oldest first.
+func DeliveriesDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: deliveryDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func deliveryDue(shard int) string { return fmt.Sprintf("due/delivery/%d", shard) }
+
+// DigestKey is when a tenant's administrators are told next of what has become of PINs.
+func DigestKey(t TenantID) Key { return Key{t.partition(), "digest"} }
+
+// DigestDue is when the sweep has to tell them.
+func DigestDue(t TenantID, at time.Time) IndexKey {
+	return IndexKey{IndexDue, Key{digestDue(Shard(string(t), DigestDueShards)), timeSort(at) + "/" + string(t)}}
+}
+
+// DigestsDueBefore are the digests due at the given time or before in a shard, oldest first.
+func DigestsDueBefore(shard int, at time.Time) Range {
+	return Range{index: IndexDue, partition: digestDue(shard), to: timeSort(at.Add(time.Second))}
+}
+
+func digestDue(shard int) string { return fmt.Sprintf("due/digest/%d", shard) }
+
+// GivenUpKey is a mail that reached nobody. about tells what it was about, and from others
+// about the same.
+func GivenUpKey(t TenantID, at time.Time, about string) Key {
+	return Key{t.sharded("givenUp", about), timeSort(at) + "/" + about}
+}
+
+// GivenUp are the shards of the mails that reached nobody since from, and before to, by time.
+func GivenUp(t TenantID, from, to time.Time) []Range {
+	rs := t.shards("givenUp")
+	for i := range rs {
+		rs[i].index, rs[i].from, rs[i].to = "", timeSort(from), timeSort(to)
+	}
+	return rs
 }
 
 func (t TenantID) sharded(what, id string) string {

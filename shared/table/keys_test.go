@@ -48,6 +48,10 @@ func TestKeys(t *testing.T) {
 	ranges("users", table.Users(acme, "ad")[0], table.Users(acme, "")[table.ListShards-1])
 	index("user due", table.UserDue(acme, "U", at))
 	ranges("due", table.DueBefore(3, at))
+	index("user's PIN expiry", table.UserPINExpiry(acme, "U", at))
+	ranges("users' PINs expiring", table.UserPINsExpiring(acme, at, at.Add(time.Hour))[1])
+	key("undeliverable", table.UndeliverableKey(acme, "U"))
+	ranges("undeliverables", table.Undeliverables(acme)[1])
 	key("username", table.UsernameKey(acme, "ada"))
 	key("external id", table.ExternalKey(acme, "a/b%c\x00d\x01\xff"))
 	key("lookup", table.LookupKey(acme, "1.tag"))
@@ -107,6 +111,10 @@ func TestKeys(t *testing.T) {
 	ranges("offline answers due", table.OfflineAnswersDueBefore(3, at))
 	key("offline answers lately", table.OfflineAnswersKey(acme, "card/piv-00"))
 	key("watch", table.WatchKey(acme))
+	key("generated PINs", table.GeneratedKey(acme, at, 7))
+	ranges("generated PINs", table.Generated(acme, at))
+	index("bulk due", table.BulkDue(acme, "01A", at))
+	ranges("bulks due", table.BulksDueBefore(3, at))
 	key("user by mail", table.MailKey(acme, "ada@example.org", "U"))
 	ranges("users by mail", table.UsersByMail(acme, "ada@example.org"))
 	key("rule", table.RuleKey(acme, "01A"))
@@ -114,9 +122,25 @@ func TestKeys(t *testing.T) {
 	key("event", table.EventKey(acme, "pinward:pin.set/U"))
 	index("event listed", table.EventListed(acme, "01A"))
 	ranges("events", table.Events(acme)[1])
+	ranges("events since", table.EventsSince(acme, "01A")[1])
 	index("event due", table.EventDue(acme, "01A", at))
 	ranges("events due", table.EventsDueBefore(3, at))
+	key("digest", table.DigestKey(acme))
+	index("digest due", table.DigestDue(acme, at))
+	ranges("digests due", table.DigestsDueBefore(3, at))
+	key("given up", table.GivenUpKey(acme, at, "user/U/7"))
+	ranges("given up since", table.GivenUp(acme, at, at.Add(time.Hour))[1])
 	key("first event", table.FirstEventKey(acme, "U", "print-job.submitted"))
+
+	key("endpoint", table.EndpointKey(acme, "E"))
+	ranges("endpoints", table.Endpoints(acme))
+	key("delivery", table.DeliveryKey(acme, "D_1"))
+	index("delivery listed", table.DeliveryListed(acme, "D_1", at))
+	ranges("deliveries", table.Deliveries(acme)[1])
+	index("delivery dead", table.DeliveryDead(acme, "D_1", at))
+	ranges("deliveries dead", table.DeadDeliveries(acme)[1])
+	index("delivery due", table.DeliveryDue(acme, "D_1", at))
+	ranges("deliveries due", table.DeliveriesDueBefore(3, at))
 
 	want := strings.Split(strings.TrimSpace(`
 tenant: "t/acme" "core/tenant"
@@ -141,6 +165,10 @@ users: list "t/acme/users/0" from "ad" to "ae"
 users: list "t/acme/users/3" from "" to ""
 user due: due "due/00" "2030-01-31T07:05:07Z/acme/U"
 due: due "due/03" from "" to "2030-01-31T07:05:08Z"
+user's PIN expiry: history "t/acme/pins/0" "2030-01-31T07:05:07Z/U"
+users' PINs expiring: history "t/acme/pins/1" from "2030-01-31T07:05:07Z" to "2030-01-31T08:05:07Z"
+undeliverable: "t/acme/undeliverable/0" "U"
+undeliverables:  "t/acme/undeliverable/1" from "" to ""
 username: "t/acme/username/ada" "username"
 external id: "t/acme/external/a%2Fb%25c%00d%01%FF" "external"
 lookup: "t/acme/lookup/1.tag" "lookup"
@@ -203,6 +231,10 @@ offline answer due: due "due/offline/1" "2030-01-31T07:05:07Z/acme/01A"
 offline answers due: due "due/offline/3" from "" to "2030-01-31T07:05:08Z"
 offline answers lately: "t/acme/answers/card%2Fpiv-00" "answers"
 watch: "t/acme" "core/watch"
+generated PINs: "t/acme/generated/20300131" "07"
+generated PINs:  "t/acme/generated/20300131" from "" to ""
+bulk due: due "due/bulk/1" "2030-01-31T07:05:07Z/acme/01A"
+bulks due: due "due/bulk/3" from "" to "2030-01-31T07:05:08Z"
 user by mail: "t/acme/mail/ada@example.org" "U"
 users by mail:  "t/acme/mail/ada@example.org" from "" to ""
 rule: "t/acme" "rule/01A"
@@ -210,9 +242,24 @@ rules:  "t/acme" from "rule/" to "rule0"
 event: "t/acme/event/pinward:pin.set%2FU" "event"
 event listed: list "t/acme/events/1" "01A"
 events: list "t/acme/events/1" from "" to ""
+events since: list "t/acme/events/1" from "01A" to ""
 event due: due "due/event/1" "2030-01-31T07:05:07Z/acme/01A"
 events due: due "due/event/3" from "" to "2030-01-31T07:05:08Z"
+digest: "t/acme" "digest"
+digest due: due "due/digest/3" "2030-01-31T07:05:07Z/acme"
+digests due: due "due/digest/3" from "" to "2030-01-31T07:05:08Z"
+given up: "t/acme/givenUp/0" "2030-01-31T07:05:07Z/user/U/7"
+given up since:  "t/acme/givenUp/1" from "2030-01-31T07:05:07Z" to "2030-01-31T08:05:07Z"
 first event: "t/acme/first/U" "print-job.submitted"
+endpoint: "t/acme" "endpoint/E"
+endpoints:  "t/acme" from "endpoint/" to "endpoint0"
+delivery: "t/acme/delivery/D_1" "delivery"
+delivery listed: list "t/acme/deliveries/3" "2030-01-31T07:05:07Z/D_1"
+deliveries: list "t/acme/deliveries/1" from "" to ""
+delivery dead: history "t/acme/dead/3" "2030-01-31T07:05:07Z/D_1"
+deliveries dead: history "t/acme/dead/1" from "" to ""
+delivery due: due "due/delivery/3" "2030-01-31T07:05:07Z/acme/D_1"
+deliveries due: due "due/delivery/3" from "" to "2030-01-31T07:05:08Z"
 `), "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

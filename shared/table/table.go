@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -262,4 +263,11 @@ func FailedOp(err error) (int, bool) {
 		return c.Op, true
 	}
 	return 0, false
+}
+
+// FailedIn tells whether err is a *ConditionError about one of the ops, such as those that a
+// caller has added to somebody's Write.
+func FailedIn(err error, ops []Op) bool {
+	var c *ConditionError
+	return errors.As(err, &c) && slices.ContainsFunc(ops, func(op Op) bool { return op.item.Key == c.Key })
 }

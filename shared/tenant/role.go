@@ -38,9 +38,13 @@ const (
 	CreateUser     Action = "users.create"
 	UpdateUser     Action = "users.update"
 	DeleteUser     Action = "users.delete"
+	ClearMail      Action = "users.clearMail" // let mails go again to an address that did not work
 	ReadPIN        Action = "pin.read"
 	SetPIN         Action = "pin.set"
 	GeneratePIN    Action = "pin.generate"
+	IssuePIN       Action = "pin.issue"
+	RequireChange  Action = "pin.requireChange"
+	BulkPINs       Action = "pin.bulk"
 	DeletePIN      Action = "pin.delete"
 	UnlockPIN      Action = "pin.unlock"
 	VerifyPIN      Action = "pin.verify"
@@ -62,6 +66,13 @@ const (
 	AnswerOffline      Action = "offline.answer"
 	TellPUK            Action = "offline.tellPUK"
 	RunSanityCheck     Action = "sanityCheck.run"
+
+	SendEvents       Action = "events.send"
+	ReadEvents       Action = "events.read"
+	ReadRules        Action = "rules.read"
+	WriteRules       Action = "rules.write"
+	ReadDeliveries   Action = "deliveries.read" // and the endpoints of webhooks
+	ManageDeliveries Action = "deliveries.manage"
 )
 
 // Grant is how far a role may go with an action.
@@ -88,16 +99,17 @@ func May(r Role, a Action) Grant {
 		}
 	case RoleOperator:
 		switch a {
-		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser,
-			ReadPIN, SetPIN, GeneratePIN, DeletePIN, UnlockPIN,
+		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, CreateUser, UpdateUser, ClearMail,
+			ReadPIN, SetPIN, GeneratePIN, IssuePIN, RequireChange, DeletePIN, UnlockPIN,
 			ReadBridges, ReadCredentials, WriteCredentials, ReadCardTemplates,
-			ReadUnblock, ListUnblocks, StartUnblock, CancelUnblock, AnswerOffline, TellPUK:
+			ReadUnblock, ListUnblocks, StartUnblock, CancelUnblock, AnswerOffline, TellPUK,
+			ReadEvents, ReadRules:
 			return Yes
 		}
 	case RoleHelpdesk:
 		// Never a PIN: a help desk must be able to help without learning one.
 		switch a {
-		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, UnlockPIN,
+		case ReadCaller, ReadPolicy, ListUsers, ReadUser, ReadPIN, IssuePIN, UnlockPIN,
 			ReadBridges, ReadCredentials, ReadCardTemplates, ReadUnblock, ListUnblocks, AnswerOffline:
 			return Yes
 		}
@@ -108,14 +120,14 @@ func May(r Role, a Action) Grant {
 		}
 	case RoleEvents:
 		switch a {
-		case ReadCaller:
+		case ReadCaller, SendEvents:
 			return Yes
 		}
 	case RoleSelf:
 		switch a {
 		case ReadCaller, ReadPolicy:
 			return Yes
-		case ReadUser, UpdateUser, ReadPIN, SetPIN, GeneratePIN:
+		case ReadUser, UpdateUser, ReadPIN, SetPIN, GeneratePIN, IssuePIN:
 			return Own
 		}
 	}

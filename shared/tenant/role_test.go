@@ -30,9 +30,13 @@ users.read          -        yes   yes      yes      -     -      own
 users.create        -        yes   yes      -        -     -      -
 users.update        -        yes   yes      -        -     -      own
 users.delete        -        yes   -        -        -     -      -
+users.clearMail     -        yes   yes      -        -     -      -
 pin.read            -        yes   yes      yes      -     -      own
 pin.set             -        yes   yes      -        -     -      own
 pin.generate        -        yes   yes      -        -     -      own
+pin.issue           -        yes   yes      yes      -     -      own
+pin.requireChange   -        yes   yes      -        -     -      -
+pin.bulk            -        yes   -        -        -     -      -
 pin.delete          -        yes   yes      -        -     -      -
 pin.unlock          -        yes   yes      yes      -     -      -
 pin.verify          -        yes   -        -        yes   -      -
@@ -53,6 +57,12 @@ unblock.cancel      -        yes   yes      -        yes   -      -
 offline.answer      -        yes   yes      yes      -     -      -
 offline.tellPUK     -        yes   yes      -        -     -      -
 sanityCheck.run     -        yes   -        -        -     -      -
+events.send         -        yes   -        -        -     yes    -
+events.read         -        yes   yes      -        -     -      -
+rules.read          -        yes   yes      -        -     -      -
+rules.write         -        yes   -        -        -     -      -
+deliveries.read     -        yes   -        -        -     -      -
+deliveries.manage   -        yes   -        -        -     -      -
 `
 
 func TestMay(t *testing.T) {

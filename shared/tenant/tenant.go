@@ -52,9 +52,31 @@ type Settings struct {
 	Language     string         // BCP 47 tag
 	PINOnlyLogin bool           // PINs are unique within the tenant, and identify
 	ExpiryMail   ExpiryMailRefs // how a PIN's expiry is announced
+	Quiet        QuietHours     // when it is not
+	Digest       DigestSettings
+
+	// GeneratedPINsPerDay is how many PINs may be generated on a day in UTC; 0 is
+	// DefaultGeneratedPINs.
+	GeneratedPINsPerDay int
 
 	SupportFunctions bool        // what repairs many things at once is open to administrators
 	AfterImport      SanityCheck // of what an import brought
+
+	CreateUsers bool // an event about a user who is not known creates them
+}
+
+// DefaultGeneratedPINs and MaxGeneratedPINs are limits of PINs generated on a day.
+const (
+	DefaultGeneratedPINs = 100_000
+	MaxGeneratedPINs     = 10_000_000
+)
+
+// GeneratedMost is how many PINs may be generated on a day.
+func (s Settings) GeneratedMost() int {
+	if s.GeneratedPINsPerDay == 0 {
+		return DefaultGeneratedPINs
+	}
+	return s.GeneratedPINsPerDay
 }
 
 // SanityCheck says whether the cards without a PIN expiry flag get one by themselves, and
@@ -112,6 +134,11 @@ func (s Settings) Validate() error {
 	if _, err := language.Parse(s.Language); err != nil || len(s.Language) > 35 {
 		vs.Add("unknown", "language", "is not a BCP 47 language tag such as en or de-AT")
 	}
+	if n := s.GeneratedPINsPerDay; n < 0 || n > MaxGeneratedPINs {
+		vs.Add("range", "generatedPINsPerDay", "must be 1 to %d, or 0 for %d", MaxGeneratedPINs, DefaultGeneratedPINs)
+	}
+	s.Quiet.validate(&vs)
+	s.Digest.validate(&vs)
 	c := s.AfterImport
 	if c.On && !s.SupportFunctions {
 		vs.Add("inconsistent", "sanityCheckAfterImport", "is a support function; turn on supportFunctions too")
@@ -149,9 +176,31 @@ type storedTenant struct {
 	Messaging    string         `json:"messaging,omitempty"`
 	Template     string         `json:"template,omitempty"`
 
+	GeneratedPINsPerDay int `json:"generatedPINsPerDay,omitempty"`
+
 	SupportFunctions bool              `json:"supportFunctions,omitempty"`
 	AfterImport      storedSanityCheck `json:"sanityCheckAfterImport,omitzero"`
+	CreateUsers      bool              `json:"createUsers,omitempty"`
+
+	Quiet  storedQuietHours      `json:"quietHours,omitzero"`
+	Digest *storedDigestSettings `json:"digest,omitempty"`
 }
+
+type storedDigestSettings struct {
+	Recipients []string       `json:"recipients,omitempty"`
+	Hour       int            `json:"hour"`
+	Days       []time.Weekday `json:"days,omitempty"`
+}
+
+// storedQuietHours has times in minutes since midnight.
+type storedQuietHours struct {
+	From    int            `json:"from,omitempty"`
+	To      int            `json:"to,omitempty"`
+	DaysOff []time.Weekday `json:"daysOff,omitempty"`
+}
+
+// IsZero keeps quiet hours that are none out of the stored item.
+func (q storedQuietHours) IsZero() bool { return q.From == q.To && len(q.DaysOff) == 0 }
 
 type storedSanityCheck struct {
 	On     bool `json:"on"`
@@ -163,8 +212,15 @@ type storedSanityCheck struct {
 // Item implements table.Record.
 func (t Tenant) Item() (table.Item, error) {
 	s := t.Settings
+	var digest *storedDigestSettings
+	if s.Digest.on() || s.Digest.Hour != 0 || len(s.Digest.Days) > 0 {
+		d := storedDigestSettings(s.Digest)
+		digest = &d
+	}
 	data, err := json.Marshal(storedTenant{t.ID, t.Suspended, t.CreatedAt, s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, s.ExpiryMail.Messaging, s.ExpiryMail.Template,
-		s.SupportFunctions, storedSanityCheck(s.AfterImport)})
+		s.GeneratedPINsPerDay,
+		s.SupportFunctions, storedSanityCheck(s.AfterImport), s.CreateUsers,
+		storedQuietHours{int(s.Quiet.From / time.Minute), int(s.Quiet.To / time.Minute), s.Quiet.DaysOff}, digest})
 	return table.Item{Key: table.TenantKey(t.ID), Indexes: []table.IndexKey{table.TenantListed(t.ID)}, Data: data}, err
 }
 
@@ -173,8 +229,18 @@ func decodeTenant(item table.Item) (Tenant, error) {
 	if err := item.Decode(&s); err != nil {
 		return Tenant{}, err
 	}
-	return Tenant{s.ID, s.Suspended, s.CreatedAt, Settings{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, ExpiryMailRefs{s.Messaging, s.Template},
-		s.SupportFunctions, SanityCheck(s.AfterImport)}, item.Version}, nil
+	var digest DigestSettings
+	if s.Digest != nil {
+		digest = DigestSettings(*s.Digest)
+	}
+	return Tenant{ID: s.ID, Suspended: s.Suspended, CreatedAt: s.CreatedAt, Version: item.Version, Settings: Settings{
+		DisplayName: s.DisplayName, TimeZone: s.TimeZone, Language: s.Language, PINOnlyLogin: s.PINOnlyLogin,
+		ExpiryMail:          ExpiryMailRefs{s.Messaging, s.Template},
+		Quiet:               QuietHours{time.Duration(s.Quiet.From) * time.Minute, time.Duration(s.Quiet.To) * time.Minute, s.Quiet.DaysOff},
+		Digest:              digest,
+		GeneratedPINsPerDay: s.GeneratedPINsPerDay,
+		SupportFunctions:    s.SupportFunctions, AfterImport: SanityCheck(s.AfterImport), CreateUsers: s.CreateUsers,
+	}}, nil
 }
 
 // Load returns a tenant with its policy and keys, in one read.
@@ -317,10 +383,14 @@ func (ts *Tenants) ChangeSettings(ctx context.Context, by audit.Actor, core Core
 	if err := s.Validate(); err != nil {
 		return Tenant{}, err
 	}
+	digest, err := ts.digestOps(ctx, t.ID, core.Tenant.Settings, s)
+	if err != nil {
+		return Tenant{}, err
+	}
 	ops := append([]table.Op{
 		table.Put(t, table.IfVersion(t.Version)),
 		ts.Audit.Op(ctx, t.ID, audit.Record{Actor: by, Action: "settings.changed", Subject: "settings", Outcome: audit.Done}),
-	}, checks...)
+	}, append(digest, checks...)...)
 	if err := ts.Table.Write(ctx, ops...); err != nil {
 		return Tenant{}, fmt.Errorf("change settings: %w", err)
 	}

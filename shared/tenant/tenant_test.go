@@ -211,6 +211,8 @@ func TestChangeSettings(t *testing.T) {
 	s := settings
 	s.PINOnlyLogin, s.ExpiryMail = true, tenant.ExpiryMailRefs{Messaging: "m", Template: "t"}
 	s.SupportFunctions, s.AfterImport = true, tenant.SanityCheck{On: true, Random: true, Before: 3, After: 5}
+	s.Quiet = tenant.QuietHours{From: 20 * time.Hour, To: 7*time.Hour + 15*time.Minute, DaysOff: []time.Weekday{time.Saturday, time.Sunday}}
+	s.Digest = tenant.DigestSettings{Recipients: []string{"it@acme.example"}, Hour: 7, Days: []time.Weekday{time.Monday}}
 
 	missing := table.Check(table.MessagingKey("acme", "m"), table.IfVersion(1))
 	if _, err := o.ChangeSettings(t.Context(), platform, core, s, missing); !errors.Is(err, problem.ErrConflict) {
@@ -221,7 +223,7 @@ func TestChangeSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := o.Load(t.Context(), "acme")
-	if d := cmp.Diff(changed, got.Tenant); d != "" || err != nil || got.Tenant.Settings != s || got.Tenant.Version != 2 {
+	if d := cmp.Diff(changed, got.Tenant); d != "" || err != nil || !cmp.Equal(got.Tenant.Settings, s) || got.Tenant.Version != 2 {
 		t.Errorf("%v (-want +got):\n%s", err, d)
 	}
 	if _, err := o.ChangeSettings(t.Context(), platform, core, settings); !errors.Is(err, problem.ErrConflict) {
@@ -320,7 +322,7 @@ func TestPolicyVersions(t *testing.T) {
 	}
 	full := fips.Policy
 	full.RequireClasses, full.MaxRun, full.DisallowConstantDelta, full.BlocklistEntries = []pin.Class{pin.Digit}, 3, true, []string{"471100"}
-	full.History, full.MinLengthByUsers, full.ExpirationHours, full.NotifyHoursBefore = 3, true, 48, 24
+	full.History, full.MinLengthByUsers, full.ExpirationHours, full.NotifyHoursBefore = 3, true, 48, pin.Hours{24}
 
 	o.now = start.Add(time.Hour)
 	changed, err := o.ChangePolicy(t.Context(), platform, core, full)
@@ -334,7 +336,7 @@ func TestPolicyVersions(t *testing.T) {
 	}
 
 	bad := full
-	bad.MinLength, bad.NotifyHoursBefore, bad.LockMinutes = 3, 48, 0
+	bad.MinLength, bad.NotifyHoursBefore, bad.LockMinutes = 3, pin.Hours{48}, 0
 	if _, err := o.ChangePolicy(t.Context(), platform, core, bad); !cmp.Equal(fields(err), []string{"minLength", "notifyHoursBefore", "lockMinutes"}) {
 		t.Errorf("a policy that cannot be: %v", err)
 	}

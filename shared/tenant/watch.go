@@ -1,9 +1,13 @@
 package tenant
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 
+	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/table"
 )
 
@@ -22,6 +26,17 @@ func (w Watch) Waits(kind string) bool { return slices.Contains(w.Types, kind) }
 
 // AsksFirst tells whether a rule asks whether an event of a type is a user's first.
 func (w Watch) AsksFirst(kind string) bool { return slices.Contains(w.First, kind) }
+
+// ReadWatch reads what rules wait for: the zero Watch if there never was a rule.
+func ReadWatch(ctx context.Context, tab table.Table, t table.TenantID) (Watch, error) {
+	item, err := tab.Get(ctx, table.WatchKey(t))
+	if errors.Is(err, problem.ErrNotFound) {
+		return Watch{}, nil
+	} else if err != nil {
+		return Watch{}, fmt.Errorf("read what trigger rules wait for: %w", err)
+	}
+	return decodeWatch(item)
+}
 
 // PutWatch returns the op that stores what rules wait for, in place of its version.
 func PutWatch(t table.TenantID, w Watch) table.Op {

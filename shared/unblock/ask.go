@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -30,6 +31,8 @@ type Request struct {
 	Statement  string // where no code is mailed: how the person was identified
 	// Unattended: who asks cannot tell who the person is, so that only a mailed code proves it.
 	Unattended bool
+
+	approval bool // an operator has to approve it, who says then how the person was identified
 }
 
 // codesPerHour bounds the codes mailed for a card: whoever has found it can make its
@@ -39,8 +42,16 @@ const codesPerHour = 5
 // Create begins an unblock. By self-service a code is mailed to the holder; an operator has
 // made sure who the person is, and says how.
 func (us *Unblocks) Create(ctx context.Context, core tenant.Core, by audit.Actor, r Request) (Operation, error) {
+	id, err := us.newID()
+	if err != nil {
+		return Operation{}, err
+	}
+	return us.createAs(ctx, core, by, id, r)
+}
+
+func (us *Unblocks) createAs(ctx context.Context, core tenant.Core, by audit.Actor, id string, r Request, with ...table.Op) (Operation, error) {
 	for range tries {
-		op, again, err := us.create(ctx, core, by, r)
+		op, again, err := us.create(ctx, core, by, id, r, with)
 		if !again {
 			return op, err
 		}
@@ -48,12 +59,49 @@ func (us *Unblocks) Create(ctx context.Context, core tenant.Core, by audit.Actor
 	return Operation{}, errBusy
 }
 
-func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor, r Request) (_ Operation, again bool, _ error) {
-	now := us.Now()
+// RequestApproval asks operators to approve the unblock of a card that is in the reader of a
+// bridge, for somebody who cannot make sure who the person is: a trigger rule. bridge is
+// where; "" finds the one bridge that has the card. with returns further ops of the same
+// Write, given the operation's id; if a condition of theirs does not hold that is the error.
+func (us *Unblocks) RequestApproval(ctx context.Context, core tenant.Core, by audit.Actor, card, bridge string, with func(id string) []table.Op) (Operation, error) {
+	if card == "" {
+		return Operation{}, fmt.Errorf("%w: it is not about a card", problem.ErrState)
+	}
+	if bridge == "" {
+		var err error
+		if bridge, err = us.whereIs(ctx, core.Tenant.ID, card); err != nil {
+			return Operation{}, err
+		}
+	}
 	id, err := us.newID()
 	if err != nil {
-		return Operation{}, false, err
+		return Operation{}, err
 	}
+	return us.createAs(ctx, core, by, id, Request{Credential: card, Bridge: bridge, Channel: credential.Operator, approval: true}, with(id)...)
+}
+
+// whereIs returns the bridge in whose reader a card is.
+func (us *Unblocks) whereIs(ctx context.Context, t table.TenantID, card string) (string, error) {
+	for place := ""; ; {
+		bridges, next, err := us.Tenants.Bridges(ctx, t, place, 100)
+		if err != nil {
+			return "", err
+		}
+		for _, b := range bridges {
+			for _, session := range b.Sessions {
+				if slices.ContainsFunc(session.Readers, func(r tenant.Reader) bool { return r.Credential == card }) {
+					return b.ID, nil
+				}
+			}
+		}
+		if place = next; place == "" {
+			return "", fmt.Errorf("%w: the card is in no bridge's reader", problem.ErrState)
+		}
+	}
+}
+
+func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor, id string, r Request, with []table.Op) (_ Operation, again bool, _ error) {
+	now := us.Now()
 	op := Operation{ID: id, Kind: Unblock, Credential: r.Credential, Channel: r.Channel, By: by, Statement: strings.TrimSpace(r.Statement),
 		Bridge: r.Bridge, CreatedAt: now.UTC().Truncate(time.Second)}
 	v, l, err := us.load(ctx, core, op)
@@ -70,7 +118,9 @@ func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor
 		return op, false, problem.Invalid("offline", "channel", "is for cards that no bridge brings here; %s is by challenge and response", r.Channel)
 	case proof != credential.MailedCode && r.Unattended:
 		return op, false, fmt.Errorf("%w: %s needs somebody who makes sure who the person is", problem.ErrForbidden, r.Channel)
-	case proof != credential.MailedCode && utf8.RuneCountInString(v.op.Statement) < 3:
+	case r.approval && proof == credential.TwoOperators:
+		return op, false, fmt.Errorf("%w: the card's template wants two operators, and a rule is none", problem.ErrState)
+	case proof != credential.MailedCode && !r.approval && utf8.RuneCountInString(v.op.Statement) < 3:
 		return op, false, problem.Invalid("missing", "statement", "must say how the person was identified, such as \"staff badge, known in person\"")
 	case v.cred.Leased(now):
 		return op, false, fmt.Errorf("%w: another unblock of this card (%s) is under way; wait until %s, or cancel it", problem.ErrState,
@@ -88,14 +138,16 @@ func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor
 	before := v
 	record := audit.Record{Action: "unblock.requested", Details: map[string]string{"channel": string(r.Channel), "bridge": r.Bridge}}
 	var code mailed
-	switch proof {
-	case credential.Statement:
+	switch {
+	case r.approval:
+		v.op.State, v.op.Until = Requested, now.Add(approvalLife).UTC().Truncate(time.Second)
+	case proof == credential.Statement:
 		if v, err = us.mover(l, v.cred).take(v); err != nil {
 			return op, false, err
 		}
 		v.op.Proof.At = now.UTC().Truncate(time.Second)
 		record.Details["statement"] = v.op.Statement
-	case credential.TwoOperators:
+	case proof == credential.TwoOperators:
 		v.op.State, v.op.Until = Requested, now.Add(approvalLife).UTC().Truncate(time.Second)
 		record.Details["statement"] = v.op.Statement
 	default:
@@ -103,8 +155,8 @@ func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor
 			return op, false, err
 		}
 	}
-	after, err := us.store(ctx, l, by, before, v, []audit.Record{record})
-	if _, conflict := table.FailedOp(err); conflict {
+	after, err := us.store(ctx, l, by, before, v, []audit.Record{record}, with...)
+	if _, conflict := table.FailedOp(err); conflict && !table.FailedIn(err, with) {
 		return op, true, nil
 	} else if err != nil {
 		return op, false, err
@@ -136,6 +188,9 @@ func (us *Unblocks) code(ctx context.Context, l loaded, v matter) (matter, maile
 	}
 	if holder.Profile.Mail == "" {
 		return v, mailed{}, fmt.Errorf("%w: no mail address is known that a code could be sent to; an operator can help", problem.ErrState)
+	}
+	if holder.Unreachable() != "" {
+		return v, mailed{}, fmt.Errorf("%w: mails to the address on record for the card's holder do not arrive (%s), so no code is sent there; have the address corrected, or ask an operator", problem.ErrState, holder.MailProblem.Kind)
 	}
 	n, err := rand.Int(us.Rand, big.NewInt(1_000_000))
 	if err != nil {
@@ -192,8 +247,19 @@ func (us *Unblocks) mailTo(ctx context.Context, l loaded, to user.User, template
 	if err != nil {
 		return mailed{}, err
 	}
-	m.ID, m.To = id, to.Profile.Mail
+	m.ID, m.To, m.Tenant, m.User = id, to.Profile.Mail, store.Tenant, to.ID
 	return mailed{sender, m}, nil
+}
+
+// noMailbox marks the address of a holder if a mail was refused because there is none.
+func (us *Unblocks) noMailbox(ctx context.Context, l loaded, m mail.Message, r mail.Result) {
+	if !r.NoMailbox {
+		return
+	}
+	_, err := us.Users.MailFailed(ctx, l.core, system, m.User, m.To, us.Now(), user.MailProblem{Kind: user.MailboxRefused, At: us.Now(), Code: r.Code})
+	if err != nil { // the next mail finds it out again
+		us.Log.WarnContext(ctx, "address of a holder not marked", "user", m.User, "cause", err)
+	}
 }
 
 // mail sends the code. If it was certainly not taken the operation is over.
@@ -204,6 +270,7 @@ func (us *Unblocks) mail(ctx context.Context, l loaded, op Operation, m mailed) 
 	if result.Outcome == mail.Accepted || result.Outcome == mail.Unknown {
 		return op, nil
 	}
+	us.noMailbox(ctx, l, m.message, result)
 	us.Log.WarnContext(ctx, "code not mailed", "operation", op.ID, "code", result.Code)
 	op, _, err := us.step(ctx, l.core, system, op.ID, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
 		return m.end(v, Failed, ReasonMail), nil, nil
@@ -258,9 +325,11 @@ func (us *Unblocks) Prove(ctx context.Context, core tenant.Core, by audit.Actor,
 	return op, err
 }
 
-// Approve is a second operator's word for an unblock that needs one. Who has asked for it
-// cannot give it.
-func (us *Unblocks) Approve(ctx context.Context, core tenant.Core, by audit.Actor, id string) (Operation, error) {
+// Approve is a second operator's word for an unblock that needs one, or an operator's for one
+// that a rule has asked for, with a statement how the person was identified. Who has asked
+// for it cannot give it.
+func (us *Unblocks) Approve(ctx context.Context, core tenant.Core, by audit.Actor, id, statement string) (Operation, error) {
+	statement = strings.TrimSpace(statement)
 	op, _, err := us.step(ctx, core, by, id, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
 		if v, over := m.conclude(v); over {
 			return v, nil, nil
@@ -270,10 +339,19 @@ func (us *Unblocks) Approve(ctx context.Context, core tenant.Core, by audit.Acto
 			return v, nil, fmt.Errorf("%w: no approval is asked for", problem.ErrState)
 		case by.Kind == v.op.By.Kind && by.ID == v.op.By.ID:
 			return v, nil, fmt.Errorf("%w: who has asked for an unblock cannot approve it; another operator has to", problem.ErrForbidden)
+		case v.op.By.Kind == audit.Rule && utf8.RuneCountInString(statement) < 3:
+			return v, nil, problem.Invalid("missing", "statement", "must say how the person was identified, such as \"staff badge, known in person\"")
+		case v.op.By.Kind != audit.Rule && statement != "":
+			return v, nil, problem.Invalid("notTaken", "statement", "was made by who has asked for the unblock; a second one is not taken")
+		}
+		record := audit.Record{Action: "unblock.approved"}
+		if statement != "" {
+			v.op.Statement = statement
+			record.Details = map[string]string{"statement": statement}
 		}
 		v, err := m.take(v)
 		v.op.Proof.At = m.now.UTC().Truncate(time.Second)
-		return v, []audit.Record{{Action: "unblock.approved"}}, err
+		return v, []audit.Record{record}, err
 	})
 	return op, err
 }

@@ -22,9 +22,10 @@ func ignoreNothing(err error) error {
 	return err
 }
 
-// Result takes in what a bridge says came of a script. Once it returns nil the bridge may
-// forget it: it is stored, or tells nothing that was not known.
-func (us *Unblocks) Result(ctx context.Context, core tenant.Core, bridge string, r relay.Result) error {
+// Result takes in what a bridge says came of a script, and returns the operation, the zero
+// one if that is as it was. Once the error is nil the bridge may forget the result: it is
+// stored, or tells nothing that was not known.
+func (us *Unblocks) Result(ctx context.Context, core tenant.Core, bridge string, r relay.Result) (Operation, error) {
 	result := func(then func(m mover, v matter) (matter, error)) (Operation, loaded, error) {
 		return us.step(ctx, core, system, r.Operation, func(_ loaded, m mover, v matter) (matter, []audit.Record, error) {
 			if v.op.Bridge != bridge {
@@ -51,13 +52,13 @@ func (us *Unblocks) Result(ctx context.Context, core tenant.Core, bridge string,
 		})
 	}
 	if errors.Is(err, problem.ErrNotFound) || errors.Is(err, errNothing) {
-		return nil
+		return Operation{}, nil
 	} else if err != nil {
-		return err
+		return Operation{}, err
 	}
 	us.tell(ctx, l, op)
 	_, err = us.announce(ctx, l, op)
-	return err
+	return op, err
 }
 
 // tell shows how an operation stands to the person at the bridge, if there is one.

@@ -118,7 +118,7 @@ func (us *Unblocks) due(ctx context.Context, s *sweeper, item table.Item) error 
 	})
 	switch {
 	case errors.Is(err, problem.ErrNotFound):
-		return us.orphan(ctx, t, found)
+		return us.orphan(ctx, core, found)
 	case errors.Is(err, errNothing):
 	case err != nil:
 		return fmt.Errorf("conclude unblock %s: %w", id, err)
@@ -142,7 +142,8 @@ func (us *Unblocks) due(ctx context.Context, s *sweeper, item table.Item) error 
 
 // orphan ends an operation whose credential, template or bridge is no more, or if it has
 // ended, the attempt to tell the holder.
-func (us *Unblocks) orphan(ctx context.Context, t table.TenantID, op Operation) error {
+func (us *Unblocks) orphan(ctx context.Context, core tenant.Core, op Operation) error {
+	t, was := core.Tenant.ID, op
 	op.UpdatedAt = us.Now().UTC().Truncate(time.Millisecond)
 	op.PIN, op.Awaits = nil, false
 	record := audit.Record{Actor: system, Action: "unblock.notice", Subject: credential.Subject(op.Credential), Outcome: audit.Failed, Reason: "noHolder",
@@ -153,7 +154,8 @@ func (us *Unblocks) orphan(ctx context.Context, t table.TenantID, op Operation) 
 		op.State, op.Reason = Failed, ReasonExpired
 		record = ended(op)
 	}
-	err := us.Table.Write(ctx, put(t, op), us.Audit.Op(ctx, t, record))
+	ops := told(ctx, core, us.Now(), was, op, "")
+	err := us.Table.Write(ctx, append(ops, put(t, op), us.Audit.Op(ctx, t, record))...)
 	if errors.Is(err, problem.ErrConflict) {
 		return nil
 	}
@@ -229,8 +231,8 @@ func (us *Unblocks) mailHolder(ctx context.Context, l loaded, cred credential.Cr
 		return NoticeSkipped, "noHolder"
 	case err != nil:
 		return NoticePlanned, "internal"
-	case holder.Profile.Mail == "":
-		return NoticeSkipped, "noAddress"
+	case holder.Unreachable() != "":
+		return NoticeSkipped, holder.Unreachable()
 	case l.template.Messaging == "":
 		return NoticeSkipped, "noMessaging"
 	}
@@ -245,6 +247,7 @@ func (us *Unblocks) mailHolder(ctx context.Context, l loaded, cred credential.Cr
 	case mail.Accepted:
 		return NoticeSent, ""
 	case mail.Refused:
+		us.noMailbox(ctx, l, m.message, r)
 		return NoticeFailed, r.Code
 	default:
 		return NoticePlanned, r.Code

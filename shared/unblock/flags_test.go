@@ -15,6 +15,7 @@ import (
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/relay"
 	"github.com/pinward/pinward/shared/secret"
+	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
 	"github.com/pinward/pinward/shared/unblock"
 )
@@ -176,15 +177,15 @@ func TestChannelProofs(t *testing.T) {
 		t.Errorf("a code that nobody was sent: %v", err)
 	}
 	approve := func(by audit.Actor, id string) error {
-		_, err := d.Unblocks.Approve(t.Context(), d.Core, by, id)
+		_, err := d.Unblocks.Approve(t.Context(), d.Core, by, id, "")
 		return err
 	}
 	if err := approve(desk.Admin, op.ID); !errors.Is(err, problem.ErrForbidden) {
 		t.Errorf("approved by who has asked: %v", err)
 	}
-	second := audit.Actor{Kind: audit.API, ID: "second"}
-	d.Must(approve(second, op.ID))
-	if err := approve(second, op.ID); !errors.Is(err, problem.ErrState) {
+	other := audit.Actor{Kind: audit.API, ID: "second"}
+	d.Must(approve(other, op.ID))
+	if err := approve(other, op.ID); !errors.Is(err, problem.ErrState) {
 		t.Errorf("approved twice: %v", err)
 	}
 	d.finish(d.Operation(op.ID))
@@ -192,7 +193,7 @@ func TestChannelProofs(t *testing.T) {
 	late, err := d.create(credential.Operator)
 	d.Must(err)
 	d.Clock.Pass(15 * time.Minute)
-	if err := approve(second, late.ID); err != nil {
+	if err := approve(other, late.ID); err != nil {
 		t.Error(err)
 	}
 	if op := d.Operation(late.ID); op.State != unblock.Failed || op.Reason != unblock.ReasonExpired {
@@ -203,3 +204,49 @@ func TestChannelProofs(t *testing.T) {
 		t.Errorf("by a kiosk: %v", err)
 	}
 }
+
+// TestRequestApproval shows what a trigger rule may ask operators for.
+func TestRequestApproval(t *testing.T) {
+	d := newDrawer(t, func(x *credential.Template) { x.Channels = []credential.Channel{credential.Operator} })
+	byRule := audit.Actor{Kind: audit.Rule, ID: "r1", Name: "blocked card"}
+	ask := func(card, bridge string, with ...table.Op) (unblock.Operation, error) {
+		return d.Unblocks.RequestApproval(t.Context(), d.Core, byRule, card, bridge, func(string) []table.Op { return with })
+	}
+	for name, err := range map[string]error{
+		"no card":        second(ask("", "")),
+		"unknown card":   second(ask("piv-00", d.b.ID)),
+		"unknown bridge": second(ask(d.cred.ID, "00000000")),
+		"in no reader":   second(ask("piv-00", "")),
+	} {
+		if !errors.Is(err, problem.ErrState) && !errors.Is(err, problem.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	refused := table.Check(table.UserKey(desk.Acme, "nobody"), table.IfVersion(1))
+	if _, err := ask(d.cred.ID, "", refused); !table.FailedIn(err, []table.Op{refused}) {
+		t.Errorf("with an op whose condition does not hold: %v", err)
+	}
+	op, err := ask(d.cred.ID, "")
+	if err != nil || op.State != unblock.Requested || op.Bridge != d.b.ID {
+		t.Fatalf("it is %s at %s, %v", op.State, op.Bridge, err)
+	}
+	operator := audit.Actor{Kind: audit.API, ID: "operator"}
+	if _, err := d.Unblocks.Approve(t.Context(), d.Core, operator, op.ID, " "); err == nil || !strings.Contains(err.Error(), "how the person was identified") {
+		t.Errorf("approved without a word: %v", err)
+	}
+	op, err = d.Unblocks.Approve(t.Context(), d.Core, operator, op.ID, "staff badge")
+	if err != nil || op.State != unblock.Proven || op.Statement != "staff badge" {
+		t.Errorf("approved, it is %s, said %q, %v", op.State, op.Statement, err)
+	}
+	d.finish(op)
+
+	two := newDrawer(t, func(x *credential.Template) {
+		x.Channels = []credential.Channel{credential.Operator}
+		x.Proofs = map[credential.Channel]credential.Proof{credential.Operator: credential.TwoOperators}
+	})
+	if _, err := two.Unblocks.RequestApproval(t.Context(), two.Core, byRule, two.cred.ID, "", func(string) []table.Op { return nil }); !errors.Is(err, problem.ErrState) {
+		t.Errorf("where two operators are wanted: %v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }

@@ -17,9 +17,10 @@ import (
 	"github.com/pinward/pinward/shared/tenant"
 )
 
-// Reported takes in what a bridge says it has done offline. Once it returns nil the bridge
+// Reported takes in what a bridge says it has done by itself. Once it returns nil the bridge
 // may forget it. The answer that the card's last PIN change is presumed by is confirmed, or
-// what was presumed taken back; that nothing is known leaves it.
+// what was presumed taken back; that nothing is known leaves it. That the holder has changed
+// the PIN sets its expiry anew, unless there was a later change.
 func (us *Unblocks) Reported(ctx context.Context, core tenant.Core, bridge string, r relay.Offline) error {
 	t := core.Tenant.ID
 	for range tries {
@@ -43,12 +44,22 @@ func (us *Unblocks) Reported(ctx context.Context, core tenant.Core, bridge strin
 		if err != nil {
 			return err
 		}
+		now := us.Now().UTC().Truncate(time.Second)
+		if r.Change {
+			err = us.Table.Write(ctx, append(us.changed(ctx, core, bridge, r, cred, tmpl, now), lately.put())...)
+			if errors.Is(err, problem.ErrConflict) {
+				continue
+			} else if err != nil {
+				return fmt.Errorf("note a holder's change: %w", err)
+			}
+			return nil
+		}
 		record := audit.Record{Actor: audit.Actor{Kind: audit.Bridge, ID: bridge}, Action: "offline.reported", Subject: credential.Subject(cred.ID), Outcome: audit.Done,
 			Details: map[string]string{"bridge": bridge, "at": r.At.UTC().Format(time.RFC3339), "pinChanged": string(r.PIN)}}
 		if r.PIN == relay.No {
 			record.Outcome = audit.Failed
 		}
-		was, now := cred, us.Now().UTC().Truncate(time.Second)
+		was := cred
 		ops := []table.Op{lately.put()}
 		if a.Bridge == bridge && r.PIN != relay.Unknown {
 			record.Details["answer"] = a.ID
@@ -73,6 +84,39 @@ func (us *Unblocks) Reported(ctx context.Context, core tenant.Core, bridge strin
 		return nil
 	}
 	return errBusy
+}
+
+// changed notes that the holder has changed the card's PIN, has tried to, or may have. The
+// bridge's clock is not trusted to be right: it may say no more than that it was before now.
+func (us *Unblocks) changed(ctx context.Context, core tenant.Core, bridge string, r relay.Offline, cred credential.Credential, tmpl credential.Template, now time.Time) []table.Op {
+	t, at := core.Tenant.ID, r.At.UTC().Truncate(time.Second)
+	if at.After(now) {
+		at = now
+	}
+	record := audit.Record{Actor: audit.Actor{Kind: audit.Bridge, ID: bridge}, Action: credential.PINChangedAction, Subject: credential.Subject(cred.ID), Outcome: audit.Failed,
+		Details: map[string]string{"how": string(credential.ChangedByHolder), "bridge": bridge, "at": at.Format(time.RFC3339), "pinChanged": string(r.PIN)}}
+	if r.TriesLeft != nil {
+		record.Details["pinTriesLeft"] = fmt.Sprint(*r.TriesLeft)
+	}
+	if r.PIN != relay.Yes {
+		record.Reason = map[relay.Done]string{relay.No: "notChanged", relay.Unknown: string(card.OutcomeUnknown)}[r.PIN]
+		return []table.Op{us.Audit.Op(ctx, t, record)}
+	}
+	is, err := cred.ChangedByHolder(at, tmpl, now)
+	if err != nil {
+		record.Outcome, record.Reason = audit.Refused, "overtaken"
+		if errors.Is(err, problem.ErrState) {
+			record.Reason = string(cred.State)
+		}
+		return []table.Op{us.Audit.Op(ctx, t, record)}
+	}
+	record.Outcome = audit.Done
+	if is.State != cred.State {
+		record.Details["from"], record.Details["state"] = string(cred.State), string(is.State)
+	}
+	is.UpdatedAt = now
+	check := table.Check(table.CardTemplateKey(t, tmpl.ID), table.IfVersion(tmpl.Version))
+	return append(credential.Put(t, cred, is), check, us.Audit.Op(ctx, t, record))
 }
 
 func stateOf(reset bool) AnswerState {

@@ -182,7 +182,7 @@ func (c *checker) checkEnd(w world) string {
 func (c *checker) explore(t *testing.T, first world) (total tally) {
 	visited := map[name]int{}
 	known := make([]ends, 1) // by what visited has; 0 is not known yet
-	var path []event
+	var path []incident
 	fail := func(what string) {
 		t.Helper()
 		t.Fatalf("%s:\n%s", what, c.tell(path))
@@ -207,7 +207,7 @@ func (c *checker) explore(t *testing.T, first world) (total tally) {
 		total.fewestTries = min(total.fewestTries, c.kept(w.card).tries)
 		var found ends
 		more := false
-		c.next(w, func(e event, next world) {
+		c.next(w, func(e incident, next world) {
 			more = true
 			ways := max(e.ways, 1)
 			total.transitions += int(ways)
@@ -237,7 +237,7 @@ func (c *checker) explore(t *testing.T, first world) (total tally) {
 	return total
 }
 
-func (c *checker) tell(path []event) string {
+func (c *checker) tell(path []incident) string {
 	var b strings.Builder
 	for i, e := range path {
 		fmt.Fprintf(&b, "%3d. %s\n", i+1, c.say(e))
@@ -247,10 +247,10 @@ func (c *checker) tell(path []event) string {
 
 // shortest visits worlds breadth first, until it finds one in which that is wrong, and
 // returns the schedule that leads there; nil if there is none.
-func (c *checker) shortest(first world, wrong string) (path []event, what string, states int) {
+func (c *checker) shortest(first world, wrong string) (path []incident, what string, states int) {
 	type step struct {
 		from name
-		event
+		incident
 	}
 	came := map[name]step{}
 	var key []byte
@@ -265,12 +265,12 @@ func (c *checker) shortest(first world, wrong string) (path []event, what string
 		for i, w := range worlds {
 			if what := c.check(w); what != "" && (what == wrong || wrong == anything) {
 				for at := names[i]; at != start; at = came[at].from {
-					path = append(path, came[at].event)
+					path = append(path, came[at].incident)
 				}
 				slices.Reverse(path)
 				return path, what, len(came)
 			}
-			c.next(w, func(e event, next world) {
+			c.next(w, func(e incident, next world) {
 				var at name
 				at, key = c.name(next, key)
 				if _, ok := came[at]; !ok {

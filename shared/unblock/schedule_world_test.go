@@ -98,8 +98,8 @@ const (
 	isMoved
 )
 
-// event is a step that somebody takes.
-type event struct {
+// incident is a step that somebody takes.
+type incident struct {
 	kind  kind
 	op    int
 	part  int
@@ -107,7 +107,7 @@ type event struct {
 	ways  uint8 // how many such events come to the same; 0 is 1
 }
 
-func (c *checker) say(e event) string {
+func (c *checker) say(e incident) string {
 	op := "?"
 	if e.op >= 0 {
 		op = c.opID(e.op)
@@ -392,8 +392,8 @@ func (c *checker) fails(w world, harms bool) (world, bool) {
 }
 
 // next calls f with all events that can come about in a world, and what it is afterwards.
-func (c *checker) next(w world, tell func(event, world)) {
-	f := func(e event, after world) {
+func (c *checker) next(w world, tell func(incident, world)) {
+	f := func(e incident, after world) {
 		c.forget(&after)
 		tell(e, after)
 	}
@@ -414,21 +414,21 @@ func (c *checker) next(w world, tell func(event, world)) {
 		gone := w
 		gone.answers = slices.Delete(slices.Clone(w.answers), i, i+1)
 		if after, ok := c.took(gone, op, r); ok {
-			f(event{kind: answerCame, op: op, part: r.Part}, after)
+			f(incident{kind: answerCame, op: op, part: r.Part}, after)
 		}
 		if after, ok := c.fails(gone, true); ok {
-			f(event{kind: answerLost, op: op, part: r.Part}, after)
+			f(incident{kind: answerLost, op: op, part: r.Part}, after)
 		}
 	}
 	if w.held != 0 {
 		after := w
 		after.held, after.card = 0, c.reset(w.card)
-		f(event{kind: holdOver, op: -1}, after)
+		f(incident{kind: holdOver, op: -1}, after)
 	}
 }
 
 // cloudNext are the events that the cloud takes part in, less results.
-func (c *checker) cloudNext(w world, f func(event, world)) {
+func (c *checker) cloudNext(w world, f func(incident, world)) {
 	// The unblocks are alike, so that they are told by who takes the lease first.
 	if i := slices.Index(w.ops[:c.unblocks], nil); i >= 0 {
 		c.takeNext(w, i, f)
@@ -452,7 +452,7 @@ func (c *checker) cloudNext(w world, f func(event, world)) {
 			}
 			after, made := c.store(after, i, before, v)
 			after.send(made, false)
-			f(event{kind: begins, op: i}, after)
+			f(incident{kind: begins, op: i}, after)
 		}
 		v := c.load(&w, i)
 		if concluded, over := c.mover(&w, i, true).conclude(v); over {
@@ -462,7 +462,7 @@ func (c *checker) cloudNext(w world, f func(event, world)) {
 			}
 			if ok {
 				after, _ = c.store(after, i, v, concluded)
-				f(event{kind: timeOut, op: i}, after)
+				f(incident{kind: timeOut, op: i}, after)
 			}
 		}
 		if v, err := c.mover(&w, i, false).again(v); err == nil {
@@ -470,7 +470,7 @@ func (c *checker) cloudNext(w world, f func(event, world)) {
 				after, made := c.store(after, i, c.load(&w, i), v)
 				after.resent |= 1 << i
 				after.send(made, true)
-				f(event{kind: sendsAgain, op: i}, after)
+				f(incident{kind: sendsAgain, op: i}, after)
 			}
 		}
 	}
@@ -478,7 +478,7 @@ func (c *checker) cloudNext(w world, f func(event, world)) {
 		c.seenNext(w, f)
 	}
 	if after, ok := c.fails(w, false); ok && c.moves {
-		f(event{kind: isMoved, op: -1}, c.inserted(after))
+		f(incident{kind: isMoved, op: -1}, c.inserted(after))
 	}
 }
 
@@ -495,7 +495,7 @@ func (c *checker) inserted(w world) world {
 func (c *checker) bridgeOf(op int) int { return op % c.bridges }
 
 // takeNext is Unblocks.create for an operator.
-func (c *checker) takeNext(w world, i int, f func(event, world)) {
+func (c *checker) takeNext(w world, i int, f func(incident, world)) {
 	holder, late := w.cred.Lease.Operation, false
 	after, ok := w, true
 	if holder != "" && !c.noLease {
@@ -522,7 +522,7 @@ func (c *checker) takeNext(w world, i int, f func(event, world)) {
 		return
 	}
 	after, _ = c.store(after, i, before, v)
-	f(event{kind: takes, op: i}, after)
+	f(incident{kind: takes, op: i}, after)
 }
 
 // add adds an operation.
@@ -566,7 +566,7 @@ func (c *checker) idle(w world) int {
 }
 
 // seenNext is Unblocks.Seen, for a card whose credential nobody has leased.
-func (c *checker) seenNext(w world, f func(event, world)) {
+func (c *checker) seenNext(w world, f func(incident, world)) {
 	if w.cred.Stuck == "" && w.cred.Custody != (card.Custody{}) && w.cred.Custody.InDoubt() {
 		after, i := w, c.idle(w)
 		c.add(&after, i, Operation{ID: c.opID(i), Kind: Reconcile, Credential: w.cred.ID, Bridge: insertions[w.at], Place: Place{relay.Service, "reader", insertions[w.insertion]}})
@@ -582,7 +582,7 @@ func (c *checker) seenNext(w world, f func(event, world)) {
 		}
 		after, made := c.store(after, i, before, v)
 		after.send(made, false)
-		f(event{kind: reconciles, op: i}, after)
+		f(incident{kind: reconciles, op: i}, after)
 	}
 	if w.cred.Doubt == "" || w.cred.Stuck != "" || w.cred.Custody != (card.Custody{}) && w.cred.Custody.InDoubt() {
 		return
@@ -602,13 +602,13 @@ func (c *checker) seenNext(w world, f func(event, world)) {
 	if v, learnt := c.mover(&after, i, false).seen(v, told); learnt {
 		v.op, v.doubtful = *v.doubtful, nil
 		after, _ = c.store(after, i, before, v)
-		f(event{kind: isSeen, op: -1}, after)
+		f(incident{kind: isSeen, op: -1}, after)
 	}
 }
 
 // sentNext are the events of a script under way.
-func (c *checker) sentNext(w world, i int, s sent, f func(event, world)) {
-	e := event{op: s.op, part: s.run.Script.Part}
+func (c *checker) sentNext(w world, i int, s sent, f func(incident, world)) {
+	e := incident{op: s.op, part: s.run.Script.Part}
 	b := int(w.ops[s.op].Bridge[0] - '0')
 	arrived := w
 	arrived.take(i)
@@ -713,19 +713,19 @@ func (w *world) answer(r relay.Result) {
 
 // resultNext are the events of a result that a bridge keeps, and sends until it is told
 // that it need not.
-func (c *checker) resultNext(w world, b int, r relay.Result, f func(event, world)) {
+func (c *checker) resultNext(w world, b int, r relay.Result, f func(incident, world)) {
 	op := c.opOf(r.Operation)
 	after, ok := c.took(w, op, r)
 	if !ok {
 		return
 	}
 	if again, ok := c.fails(after, false); ok {
-		f(event{kind: resultCameUnacknowledged, op: op, part: r.Part}, again)
+		f(incident{kind: resultCameUnacknowledged, op: op, part: r.Part}, again)
 	}
 	j := c.journal(&after.memory[b])
 	j.waiting()
 	_ = j.Acknowledge(r.Operation, r.Part, inTime)
-	f(event{kind: resultCame, op: op, part: r.Part}, after)
+	f(incident{kind: resultCame, op: op, part: r.Part}, after)
 }
 
 // took is Unblocks.Result.

@@ -1,6 +1,7 @@
 package unblock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/problem"
@@ -155,8 +157,9 @@ func (us *Unblocks) mover(l loaded, c credential.Credential) mover {
 }
 
 // store writes a step, and sends its script. A script is made before it is known whether
-// the step is stored, for each secret in it is accounted for in the same Write.
-func (us *Unblocks) store(ctx context.Context, l loaded, by audit.Actor, before, after matter, records []audit.Record) (matter, error) {
+// the step is stored, for each secret in it is accounted for in the same Write. with are
+// further ops of that.
+func (us *Unblocks) store(ctx context.Context, l loaded, by audit.Actor, before, after matter, records []audit.Record, with ...table.Op) (matter, error) {
 	t := l.core.Tenant.ID
 	now := us.Now().UTC().Truncate(time.Millisecond)
 	after.op.UpdatedAt = now
@@ -186,9 +189,13 @@ func (us *Unblocks) store(ctx context.Context, l loaded, by audit.Actor, before,
 		d.UpdatedAt = now
 		ops = append(ops, put(t, *d))
 		records = append(records, ended(*d))
+		if before.doubtful != nil {
+			ops = append(ops, told(ctx, l.core, now, *before.doubtful, *d, after.cred.Holder)...)
+		}
 	}
 	if after.op.State.Finished() && after.op.State != before.op.State {
 		records = append(records, ended(after.op))
+		ops = append(ops, told(ctx, l.core, now, before.op, after.op, after.cred.Holder)...)
 	}
 	for _, r := range records {
 		if r.Actor == (audit.Actor{}) {
@@ -208,7 +215,7 @@ func (us *Unblocks) store(ctx context.Context, l loaded, by audit.Actor, before,
 		}
 		ops = append(ops, us.Audit.Op(ctx, t, r))
 	}
-	if err := us.Table.Write(ctx, ops...); err != nil {
+	if err := us.Table.Write(ctx, append(ops, with...)...); err != nil {
 		return before, fmt.Errorf("store unblock: %w", err)
 	}
 	after.op.Version++
@@ -273,6 +280,34 @@ func ended(op Operation) audit.Record {
 		}
 	}
 	return r
+}
+
+// told tells rules what came of an unblock, once it is known: a card has a new PIN, or it has
+// not. A result that comes late may tell of success after failure, and nothing else twice.
+func told(ctx context.Context, core tenant.Core, now time.Time, was, is Operation, holder string) []table.Op {
+	kind := is.told()
+	if is.Kind != Unblock || kind == "" || kind == was.told() {
+		return nil
+	}
+	attributes := map[string]string{"channel": string(is.Channel)}
+	if kind == event.UnblockFailed {
+		attributes["reason"] = cmp.Or(is.Reason, string(card.OutcomeUnknown))
+		if is.Outcome.PIN == card.No && is.State == Reconciled {
+			attributes["reason"] = ReasonNoAnswer
+		}
+	}
+	return event.Ops(ctx, core, now, event.Event{Type: kind, User: holder, Card: is.Credential, Attributes: attributes}, fmt.Sprintf("%s/%d", is.ID, is.Version+1))
+}
+
+// told is the event that tells of the operation as it is; "" if it is not known what came of it.
+func (op Operation) told() event.Type {
+	switch {
+	case op.State == Succeeded, op.State == Reconciled && op.Outcome.PIN == card.Yes:
+		return event.UnblockSucceeded
+	case op.State == Failed, op.State == Reconciled:
+		return event.UnblockFailed
+	}
+	return ""
 }
 
 // script makes the script of v.op.Card for the place where the card is, with an audit

@@ -508,6 +508,7 @@ func TestNobodyToTell(t *testing.T) {
 			_, err := a.Users.Update(a.Context(), a.Core, desk.Admin, a.Holder.ID, 0, func(p *user.Profile) { p.Mail = "" }, nil)
 			a.Must(err)
 		}, "noAddress"},
+		{"an address that does not work", func(a *asked) { a.undeliverable() }, "undeliverable"},
 		{"no messaging", func(a *asked) {
 			_, err := a.Credentials.UpdateTemplate(a.Context(), a.Core, desk.Admin, a.cred.Template, 0, func(t *credential.Template) { t.Messaging, t.Channels = "", []credential.Channel{credential.Operator} }, nil)
 			a.Must(err)
@@ -528,6 +529,31 @@ func TestNobodyToTell(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+// undeliverable lets it be known that the holder's address does not work.
+func (a *asked) undeliverable() {
+	a.Helper()
+	a.Clock.Pass(time.Second)
+	done, err := a.Users.MailFailed(a.Context(), a.Core, desk.Admin, a.Holder.ID, a.Holder.Profile.Mail, a.Clock.Now(), user.MailProblem{Kind: user.MailBounced, At: a.Clock.Now()})
+	if a.Must(err); !done {
+		a.Fatal("not marked")
+	}
+}
+
+// No code is sent to an address that does not work, and whoever asks is told so, without the
+// address.
+func TestNoCodeToAnAddressThatDoesNotWork(t *testing.T) {
+	a := ask(t)
+	a.undeliverable()
+	mails := len(a.Mails.All())
+	_, err := a.create(credential.SelfService)
+	if !errors.Is(err, problem.ErrState) || !strings.Contains(err.Error(), "do not arrive (bounce)") || strings.Contains(err.Error(), "@") {
+		t.Errorf("%v", err)
+	}
+	if len(a.Mails.All()) != mails {
+		t.Error("a mail was sent")
 	}
 }
 

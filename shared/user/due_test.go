@@ -34,7 +34,7 @@ func (w *world) due() (names []string) {
 // claim claims a notice that is there to be claimed.
 func claim(w *world, u User) User {
 	w.Helper()
-	claimed, ok, err := w.ClaimNotice(w.Context(), acme, u, 5*time.Minute)
+	claimed, ok, err := w.ClaimNotice(w.Context(), w.core, sweep, u, 5*time.Minute)
 	if !ok || err != nil {
 		w.Fatalf("claim: %v, %v", ok, err)
 	}
@@ -43,7 +43,7 @@ func claim(w *world, u User) User {
 
 func (w *world) mark(claimed User, d Delivery) bool {
 	w.Helper()
-	return must(w.MarkNotice(w.Context(), acme, sweep, claimed, d))(w)
+	return must(w.MarkNotice(w.Context(), w.core, sweep, claimed, d))(w)
 }
 
 func TestDueAtItsTime(t *testing.T) {
@@ -112,13 +112,13 @@ func TestDueInPages(t *testing.T) {
 func TestClaims(t *testing.T) {
 	w := newWorld(t, expiring)
 	ada := w.user("ada", pinA)
-	if _, ok, err := w.ClaimNotice(t.Context(), acme, ada, time.Minute); ok || err != nil {
+	if _, ok, err := w.ClaimNotice(t.Context(), w.core, sweep, ada, time.Minute); ok || err != nil {
 		t.Errorf("before its time: %v, %v", ok, err)
 	}
 	w.pass(24 * time.Hour)
 	won := make([]bool, 20)
 	for _, err := range racing(len(won), func(i int) (err error) {
-		_, won[i], err = w.ClaimNotice(t.Context(), acme, ada, time.Minute)
+		_, won[i], err = w.ClaimNotice(t.Context(), w.core, sweep, ada, time.Minute)
 		return err
 	}) {
 		if err != nil {
@@ -136,7 +136,7 @@ func TestClaims(t *testing.T) {
 	}
 
 	ada = w.reread(ada)
-	if _, ok, err := w.ClaimNotice(t.Context(), acme, ada, time.Minute); ok || err != nil {
+	if _, ok, err := w.ClaimNotice(t.Context(), w.core, sweep, ada, time.Minute); ok || err != nil {
 		t.Errorf("under a claim: %v, %v", ok, err)
 	}
 	w.pass(time.Minute)
@@ -151,7 +151,7 @@ func TestClaims(t *testing.T) {
 		t.Error("the second claim's result was not recorded")
 	}
 	w.pass(23 * time.Hour)
-	if _, ok, err := w.ClaimNotice(t.Context(), acme, w.reread(ada), time.Minute); ok || err != nil {
+	if _, ok, err := w.ClaimNotice(t.Context(), w.core, sweep, w.reread(ada), time.Minute); ok || err != nil {
 		t.Errorf("sent already: %v, %v", ok, err)
 	}
 	w.check(nil, nil)
@@ -163,11 +163,11 @@ func TestMarks(t *testing.T) {
 		delivery Delivery
 		want     Notice
 	}{
-		"sent":      {Delivery{State: NoticeSent}, Notice{State: NoticeSent, At: start.Add(24 * time.Hour), Attempts: 1}},
-		"failed":    {Delivery{State: NoticeFailed, Reason: "smtp.550"}, Notice{State: NoticeFailed, At: start.Add(24 * time.Hour), Attempts: 1, Reason: "smtp.550"}},
-		"skipped":   {Delivery{State: NoticeSkipped, Reason: "noAddress"}, Notice{State: NoticeSkipped, At: start.Add(24 * time.Hour), Attempts: 1, Reason: "noAddress"}},
-		"postponed": {Delivery{State: NoticePlanned, At: later, Reason: "smtp.421"}, Notice{State: NoticePlanned, At: later, Attempts: 1, Reason: "smtp.421"}},
-		"lost":      {Delivery{State: NoticePlanned, At: later, Reason: "smtp.lost", Unknown: true}, Notice{State: NoticePlanned, At: later, Attempts: 1, Reason: "smtp.lost", Repeated: true}},
+		"sent":      {Delivery{State: NoticeSent}, Notice{Hours: 24, Told: true, State: NoticeSent, At: start.Add(24 * time.Hour), Attempts: 1}},
+		"failed":    {Delivery{State: NoticeFailed, Reason: "smtp.550"}, Notice{Hours: 24, Told: true, State: NoticeFailed, At: start.Add(24 * time.Hour), Attempts: 1, Reason: "smtp.550"}},
+		"skipped":   {Delivery{State: NoticeSkipped, Reason: "noAddress"}, Notice{Hours: 24, Told: true, State: NoticeSkipped, At: start.Add(24 * time.Hour), Attempts: 1, Reason: "noAddress"}},
+		"postponed": {Delivery{State: NoticePlanned, At: later, Reason: "smtp.421"}, Notice{Hours: 24, Told: true, State: NoticePlanned, At: later, Attempts: 1, Reason: "smtp.421"}},
+		"lost":      {Delivery{State: NoticePlanned, At: later, Reason: "smtp.lost", Unknown: true}, Notice{Hours: 24, Told: true, State: NoticePlanned, At: later, Attempts: 1, Reason: "smtp.lost", Repeated: true}},
 	} {
 		w := newWorld(t, expiring)
 		ada := w.user("ada", pinA)
@@ -183,7 +183,7 @@ func TestMarks(t *testing.T) {
 		}
 		records := w.audited()
 		last := records[len(records)-1]
-		details := map[string]string{"state": string(c.want.State), "attempt": "1", "messageId": ada.MessageID()}
+		details := map[string]string{"state": string(c.want.State), "hours": "24", "attempt": "1", "messageId": ada.MessageID()}
 		if c.want.Repeated {
 			details["possiblyRepeated"] = "true"
 		}
@@ -213,7 +213,7 @@ func TestOvertakenNotice(t *testing.T) {
 		if name == "deleted" {
 			continue
 		}
-		want := Notice{State: NoticePlanned, At: w.Now().Add(24 * time.Hour)}
+		want := Notice{Hours: 24, State: NoticePlanned, At: w.Now().Add(24 * time.Hour)}
 		if got := w.reread(ada).PIN.Notice; got != want {
 			t.Errorf("%s: the new PIN's notice is %+v", name, got)
 		}

@@ -68,6 +68,45 @@ var operations = []struct {
 			return err
 		},
 		func(w *world, ada User) bool { return w.reread(ada).PIN.State(w.Now()) == NoPIN }},
+	{"IssuePIN", nil,
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.IssuePIN(ctx, w.core, admin, ada.ID, Issue{Options: pin.GenerateOptions{Length: 8}})
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).Pending.Waits() && w.verify("ada", pinA).Right }},
+	{"SendIssued",
+		func(w *world, ada User) User { return w.issue(ada, Issue{Options: pin.GenerateOptions{Length: 8}}) },
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			w.pass(sendLease) // of a try before
+			return us.SendIssued(ctx, w.core, w.post, w.reread(ada))[0].Err
+		},
+		func(w *world, _ User) bool { return w.identify("lobby", pinIn(w.post.mails[0])).Right }},
+	{"RequireChange", nil,
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.RequireChange(ctx, w.core, admin, ada.ID)
+			return err
+		},
+		func(w *world, _ User) bool { return w.identify("lobby", pinA).ChangeRequired }},
+	{"Verify a PIN for one use",
+		func(w *world, ada User) User {
+			w.send(w.post, w.issue(ada, Issue{OneTime: DeletedByUse}))
+			return ada
+		},
+		func(ctx context.Context, us *Users, w *world, _ User) error {
+			_, err := us.Verify(ctx, w.core, admin, Ref{Username: "ada"}, secret.New(pinIn(w.post.mails[0])))
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).PIN.Deleted == "used" }},
+	{"Identify by a PIN for one use",
+		func(w *world, ada User) User {
+			w.send(w.post, w.issue(ada, Issue{OneTime: DeletedByUse}))
+			return ada
+		},
+		func(ctx context.Context, us *Users, w *world, _ User) error {
+			_, err := us.Identify(ctx, w.core, admin, "lobby", secret.New(pinIn(w.post.mails[0])))
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).PIN.Deleted == "used" }},
 	{"Verify right", nil, guessing("ada", pinA, true), untouched},
 	{"Verify wrong", nil, guessing("ada", pinC, false), untouched},
 	{"Verify unknown", nil, guessing("nobody", pinA, false), untouched},
@@ -102,17 +141,47 @@ var operations = []struct {
 	{"ClaimNotice",
 		func(w *world, ada User) User { w.pass(24 * time.Hour); return ada },
 		func(ctx context.Context, us *Users, w *world, ada User) error {
-			_, _, err := us.ClaimNotice(ctx, acme, ada, time.Minute)
+			_, _, err := us.ClaimNotice(ctx, w.core, sweep, ada, time.Minute)
 			return err
 		},
 		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.State == NoticeClaimed }},
+	{"PostponeNotice",
+		func(w *world, ada User) User { w.pass(24 * time.Hour); return ada },
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.PostponeNotice(ctx, w.core, sweep, ada, w.Now().Add(time.Hour), "noMessaging")
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.Reason == "noMessaging" }},
+	{"SkipNotice",
+		func(w *world, ada User) User { w.pass(24 * time.Hour); return ada },
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.SkipNotice(ctx, w.core, sweep, ada, ReasonNoAddress)
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.State == NoticeSkipped }},
+	{"MailFailed", nil,
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.MailFailed(ctx, w.core, sweep, ada.ID, ada.Profile.Mail, w.Now(), MailProblem{Kind: MailBounced, At: w.Now(), Code: "x"})
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).MailProblem.Kind == MailBounced }},
+	{"ClearMailProblem",
+		func(w *world, ada User) User {
+			must(w.MailFailed(w.Context(), w.core, sweep, ada.ID, ada.Profile.Mail, w.Now(), MailProblem{Kind: MailBounced, At: w.Now(), Code: "x"}))(w)
+			return ada
+		},
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.ClearMailProblem(ctx, w.core, admin, ada.ID)
+			return err
+		},
+		func(w *world, ada User) bool { return w.reread(ada).Unreachable() == "" }},
 	{"MarkNotice",
 		func(w *world, ada User) User {
 			w.pass(24 * time.Hour)
 			return claim(w, ada)
 		},
-		func(ctx context.Context, us *Users, _ *world, ada User) error {
-			_, err := us.MarkNotice(ctx, acme, sweep, ada, Delivery{State: NoticeSent})
+		func(ctx context.Context, us *Users, w *world, ada User) error {
+			_, err := us.MarkNotice(ctx, w.core, sweep, ada, Delivery{State: NoticeSent})
 			return err
 		},
 		func(w *world, ada User) bool { return w.reread(ada).PIN.Notice.State == NoticeSent }},
@@ -163,7 +232,7 @@ func TestFaults(t *testing.T) {
 			calls := 0
 			for _, after := range []bool{false, true} {
 				for n := 1; ; n++ {
-					w := newWorld(t, pinOnly, expiring)
+					w, _ := newMailWorld(t, pinOnly, expiring)
 					ada := w.user("ada", pinA)
 					w.user("bob", pinB)
 					if op.prepare != nil {
@@ -211,11 +280,11 @@ func (w *world) checkAll() {
 func TestAlwaysOvertaken(t *testing.T) {
 	for _, op := range operations {
 		switch op.name {
-		case "Update with PIN", "SetPIN", "GeneratePIN", "DeletePIN", "Delete":
+		case "Update with PIN", "SetPIN", "GeneratePIN", "DeletePIN", "Delete", "IssuePIN", "RequireChange":
 		default:
 			continue
 		}
-		w := newWorld(t, pinOnly, expiring)
+		w, _ := newMailWorld(t, pinOnly, expiring)
 		ada := w.user("ada", pinA)
 		us := *w.Users
 		turns := 0

@@ -60,7 +60,7 @@ func TestSettingTheSamePINAgainAtOnce(t *testing.T) {
 	if _, err := w.SetPIN(t.Context(), w.core, other, ada.ID, *given(pinA)); objections(err) == nil {
 		t.Errorf("again by another: %v", err)
 	}
-	if d := cmp.Diff(before, w.reread(ada), cmp.AllowUnexported(PIN{})); d != "" {
+	if d := cmp.Diff(before, w.reread(ada), whole); d != "" {
 		t.Errorf("she changed:\n%s", d)
 	}
 }

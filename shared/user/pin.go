@@ -16,16 +16,22 @@ import (
 	"github.com/pinward/pinward/shared/tenant"
 )
 
-// accept puts a new PIN into u, or reports everything that the policy has
+// accepted is a PIN that the policy has let through, as it is kept.
+type accepted struct {
+	verifier, lookup string
+	policyVersion    int64
+}
+
+// accept lets a new PIN of u through, or reports everything that the policy has
 // against it, after what else is wrong with the request. Every path on which a
 // PIN is made or changed comes through here. What has to be written besides the
 // user is added to w. The PIN must not resemble a former profile either, or it
 // could be stepped around by changing that in the same call.
-func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u *User, newPIN secret.Text, w *write, vs problem.Violations, former ...Profile) error {
+func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u User, newPIN secret.Text, w *write, vs problem.Violations, former ...Profile) (accepted, error) {
 	policy := core.Policy.Policy
-	users, err := us.countFor(ctx, core)
+	users, err := us.countFor(ctx, core, w)
 	if err != nil {
-		return err
+		return accepted{}, err
 	}
 	for _, p := range append([]Profile{u.Profile}, former...) {
 		about := aboutUser(p, users)
@@ -36,46 +42,80 @@ func (us *Users) accept(ctx context.Context, core tenant.Core, by audit.Actor, u
 		}
 	}
 	if err := vs.Err(); err != nil {
-		return err
+		return accepted{}, err
 	}
-	if err := us.notUsed(ctx, core, by, *u, newPIN); err != nil {
-		return err
+	if err := us.notUsed(ctx, core, by, u, newPIN); err != nil {
+		return accepted{}, err
 	}
 
-	verifier, err := core.Keys.Verifier(u.ID, newPIN)
-	if err != nil {
-		return err
+	a := accepted{policyVersion: core.Policy.Version}
+	if a.verifier, err = core.Keys.Verifier(u.ID, newPIN); err != nil {
+		return accepted{}, err
 	}
-	lookup := ""
 	if core.Tenant.Settings.PINOnlyLogin {
-		if lookup, err = core.Keys.Lookup(newPIN); err != nil {
-			return err
+		if a.lookup, err = core.Keys.Lookup(newPIN); err != nil {
+			return accepted{}, err
 		}
 	}
-	if was := u.PIN.lookup; was != lookup {
-		if was != "" {
-			w.add(table.Delete(table.LookupKey(core.Tenant.ID, was), table.Whatever()))
-		}
-		if lookup != "" {
-			w.claim(table.Put(holder{table.LookupKey(core.Tenant.ID, lookup), u.ID}, table.Absent()), errTaken)
-		}
-	}
-	w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
-	if policy.History > 0 {
+	if u.Version > 0 && policy.History > 0 {
 		w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, formerBudget(core, u.ID).who), table.Whatever()))
 	}
+	return a, nil
+}
 
+// end is when a PIN of now expires: by the policy, or after so many hours if that is sooner and
+// they are not 0. The zero time is never.
+func (us *Users) end(core tenant.Core, hours int) time.Time {
+	if most := core.Policy.ExpirationHours; hours == 0 || most > 0 && most < hours {
+		hours = most
+	}
+	if hours == 0 {
+		return time.Time{}
+	}
+	return us.Now().UTC().Truncate(time.Second).Add(time.Duration(hours) * time.Hour)
+}
+
+// replace makes an accepted PIN that of a user who is about to be written, from now on until
+// it ends. A PIN that was to be mailed is overtaken by it.
+func (us *Users) replace(ctx context.Context, core tenant.Core, by audit.Actor, u *User, a accepted, end time.Time, w *write) {
+	if u.Version > 0 { // nobody has guessed at somebody who is new
+		w.add(table.Delete(table.AttemptsKey(core.Tenant.ID, Subject(u.ID)), table.Whatever()))
+	}
 	now := us.Now().UTC().Truncate(time.Second)
-	u.PIN = PIN{SetAt: now, By: by, PolicyVersion: core.Policy.Version,
-		verifier: verifier, lookup: lookup, history: remembered(core, u.PIN)}
-	if policy.ExpirationHours > 0 {
-		u.PIN.ExpiresAt = now.Add(time.Duration(policy.ExpirationHours) * time.Hour)
-		if policy.NotifyHoursBefore > 0 {
-			u.PIN.NotifyAt = u.PIN.ExpiresAt.Add(-time.Duration(policy.NotifyHoursBefore) * time.Hour)
-			u.PIN.Notice = Notice{State: NoticePlanned, At: u.PIN.NotifyAt}
+	if u.Pending.Waits() {
+		us.drop(ctx, core, by, u, "replaced", w)
+	}
+	u.PIN = PIN{SetAt: now, By: by, PolicyVersion: a.policyVersion,
+		ExpiresAt: end, verifier: a.verifier, lookup: a.lookup, history: remembered(core, u.PIN)}
+	if !end.IsZero() {
+		u.PIN.remind(core, now)
+	}
+}
+
+// tags are the lookup tags that are held for the user: of the PIN, and of one that is to be
+// mailed, which nobody else may have meanwhile.
+func (u User) tags() (tags []string) {
+	for _, tag := range []string{u.PIN.lookup, u.Pending.lookup} {
+		if tag != "" && !slices.Contains(tags, tag) {
+			tags = append(tags, tag)
 		}
 	}
-	return nil
+	return tags
+}
+
+// retag adds what makes the tags held for a user those of the user as written.
+func (w *write) retag(core tenant.Core, was, is User) {
+	before, after := was.tags(), is.tags()
+	for _, tag := range before {
+		if !slices.Contains(after, tag) {
+			w.add(table.Delete(table.LookupKey(core.Tenant.ID, tag), table.Whatever()))
+		}
+	}
+	for _, tag := range after {
+		if !slices.Contains(before, tag) {
+			w.claim(table.Put(holder{table.LookupKey(core.Tenant.ID, tag), is.ID}, table.Absent()), ErrPINTaken)
+		}
+	}
 }
 
 // aboutUser returns what of the user the policy checks a PIN against.
@@ -83,12 +123,20 @@ func aboutUser(p Profile, users int) pin.Context {
 	return pin.Context{Username: p.Username, Mail: p.Mail, Phone: p.Phone, StaffNumber: p.StaffNumber, Users: users}
 }
 
-// countFor returns the number of users if the policy asks for it.
-func (us *Users) countFor(ctx context.Context, core tenant.Core) (int, error) {
+// countFor returns the number of users if the policy asks for it. It counts them once a
+// write.
+func (us *Users) countFor(ctx context.Context, core tenant.Core, w *write) (int, error) {
 	if !core.Policy.MinLengthByUsers {
 		return 0, nil
 	}
-	return us.Count(ctx, core.Tenant.ID)
+	if w.users == nil {
+		users, err := us.Count(ctx, core.Tenant.ID)
+		if err != nil {
+			return 0, err
+		}
+		w.users = &users
+	}
+	return *w.users, nil
 }
 
 // notUsed refuses a PIN that the user had lately. To be refused so is to learn
@@ -155,7 +203,7 @@ func remembered(core tenant.Core, p PIN) []string {
 
 // gone returns the PIN state after the PIN is deleted.
 func gone(core tenant.Core, p PIN, now time.Time, why string) PIN {
-	return PIN{SetAt: p.SetAt, By: p.By, PolicyVersion: p.PolicyVersion, ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, Notice: p.Notice,
+	return PIN{SetAt: p.SetAt, By: p.By, PolicyVersion: p.PolicyVersion, ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, Notice: p.Notice, NotifiedAt: p.NotifiedAt,
 		DeletedAt: now.UTC().Truncate(time.Second), Deleted: why, history: remembered(core, p)}
 }
 
@@ -169,13 +217,14 @@ func pinDetails(core tenant.Core) map[string]string {
 func (us *Users) SetPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, newPIN secret.Text, with ...table.Op) (u User, err error) {
 	err = us.choose(ctx, core, by, id, func() error {
 		u, err = us.changePIN(ctx, core, by, id, "pin.set", func(u *User, w *write) error {
-			if err := us.accept(ctx, core, by, u, newPIN, w, nil); err != nil {
+			a, err := us.accept(ctx, core, by, *u, newPIN, w, nil)
+			if err != nil {
 				return err
 			}
+			us.replace(ctx, core, by, u, a, us.end(core, 0), w)
 			w.add(us.pinSet(ctx, core, *u, "chosen")...)
-			w.with = with
 			return nil
-		})
+		}, with...)
 		return err
 	})
 	return u, err
@@ -204,7 +253,7 @@ func (us *Users) choose(ctx context.Context, core tenant.Core, by audit.Actor, i
 	}
 	err = do()
 	record := audit.Record{Actor: by, Action: "pin.choose", Subject: Subject(id), Outcome: audit.Refused, Reason: "taken"}
-	if errors.Is(err, errTaken) {
+	if errors.Is(err, ErrPINTaken) {
 		return errors.Join(us.Table.Write(ctx, us.Audit.Op(ctx, core.Tenant.ID, record)), err)
 	}
 	return errors.Join(us.takeBack(ctx, core, mine, counts), err)
@@ -219,71 +268,89 @@ const generateTries = 50
 func (us *Users) GeneratePIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, opts pin.GenerateOptions) (User, secret.Text, error) {
 	for range generateTries {
 		var made secret.Text
-		u, err := us.changePIN(ctx, core, by, id, "pin.generated", func(u *User, w *write) error {
-			users, err := us.countFor(ctx, core)
-			if err != nil {
+		u, err := us.changePIN(ctx, core, by, id, "pin.generated", func(u *User, w *write) (err error) {
+			var a accepted
+			if made, a, err = us.generate(ctx, core, by, *u, opts, w); err != nil {
 				return err
 			}
-			opts.Context = aboutUser(u.Profile, users)
-			for range generateTries {
-				made, err = core.Policy.Generate(us.Rand, opts)
-				if err != nil || !used(core, *u, made) {
-					break
-				}
-			}
-			if err != nil {
-				return err
-			}
-			if used(core, *u, made) {
-				return reused(core)
-			}
-			if err := us.accept(ctx, core, by, u, made, w, nil); err != nil {
-				return err
-			}
+			us.replace(ctx, core, by, u, a, us.end(core, 0), w)
 			w.add(us.pinSet(ctx, core, *u, "generated")...)
 			return nil
 		})
-		if errors.Is(err, errTaken) {
+		if errors.Is(err, ErrPINTaken) {
 			continue
 		} else if err != nil {
 			return User{}, secret.Text{}, err
 		}
 		return u, made, nil
 	}
-	return User{}, secret.Text{}, fmt.Errorf("%w: nearly all PINs of that length are taken; make the policy's PINs longer", problem.ErrState)
+	return User{}, secret.Text{}, ErrAllTaken
 }
 
-// DeletePIN takes the user's PIN away. Deleting what is not there succeeds.
+// generate makes a PIN for the user that is not the present one or one had lately, and has it
+// accepted. It counts for the limits of the person and of the tenant.
+func (us *Users) generate(ctx context.Context, core tenant.Core, by audit.Actor, u User, opts pin.GenerateOptions, w *write) (secret.Text, accepted, error) {
+	if err := us.countGenerated(ctx, core, by, u.ID, w); err != nil {
+		return secret.Text{}, accepted{}, err
+	}
+	users, err := us.countFor(ctx, core, w)
+	if err != nil {
+		return secret.Text{}, accepted{}, err
+	}
+	opts.Context = aboutUser(u.Profile, users)
+	had := func(pin secret.Text) bool {
+		return used(core, u, pin) || u.PIN.verifier != "" && core.Keys.Matches(u.PIN.verifier, u.ID, pin)
+	}
+	var made secret.Text
+	for range generateTries {
+		made, err = core.Policy.Generate(us.Rand, opts)
+		if err != nil || !had(made) {
+			break
+		}
+	}
+	if err != nil {
+		return secret.Text{}, accepted{}, err
+	}
+	if had(made) {
+		return secret.Text{}, accepted{}, reused(core)
+	}
+	a, err := us.accept(ctx, core, by, u, made, w, nil)
+	return made, a, err
+}
+
+// DeletePIN takes the user's PIN away, and one that was to be mailed. Deleting what is not
+// there succeeds.
 func (us *Users) DeletePIN(ctx context.Context, core tenant.Core, by audit.Actor, id string) (User, error) {
 	return us.changePIN(ctx, core, by, id, "pin.deleted", func(u *User, w *write) error {
-		if u.PIN.verifier == "" {
+		if u.PIN.verifier == "" && !u.Pending.Waits() {
 			return errNothing
 		}
-		us.takeAway(core, u, w, "deleted")
+		if u.Pending.Waits() {
+			us.drop(ctx, core, by, u, "deleted", w)
+		}
+		if u.PIN.verifier != "" {
+			us.takeAway(core, u, "deleted")
+		}
 		return nil
 	})
 }
 
 // EndPIN lets the user's PIN expire now, whatever it was to live. That there is none is
-// problem.ErrState. with are further ops of the same Write; if a condition of theirs does
+// problem.ErrState. A PIN that is to be mailed is another one, and stays. with are further ops of the same Write; if a condition of theirs does
 // not hold that is the error.
 func (us *Users) EndPIN(ctx context.Context, core tenant.Core, by audit.Actor, id string, with ...table.Op) (User, error) {
 	return us.changePIN(ctx, core, by, id, "pin.expired", func(u *User, w *write) error {
 		if u.PIN.verifier == "" {
-			return fmt.Errorf("%w: the user has no PIN", problem.ErrState)
+			return ErrNoPIN
 		}
-		us.takeAway(core, u, w, "expired")
+		us.takeAway(core, u, "expired")
 		w.add(us.pinExpired(ctx, core, *u)...)
-		w.with = with
 		return nil
-	})
+	}, with...)
 }
 
 // takeAway deletes the PIN of a user who is about to be written.
-func (us *Users) takeAway(core tenant.Core, u *User, w *write, why string) {
-	if u.PIN.lookup != "" {
-		w.add(table.Delete(table.LookupKey(core.Tenant.ID, u.PIN.lookup), table.Whatever()))
-	}
+func (us *Users) takeAway(core tenant.Core, u *User, why string) {
 	u.PIN = gone(core, u.PIN, us.Now(), why)
 }
 
@@ -297,19 +364,27 @@ func (us *Users) pinExpired(ctx context.Context, core tenant.Core, u User) []tab
 var errNothing = fmt.Errorf("nothing to change")
 
 // changePIN reads the user, lets edit change the PIN, and writes it with its
-// audit record.
-func (us *Users) changePIN(ctx context.Context, core tenant.Core, by audit.Actor, id, action string, edit func(*User, *write) error) (User, error) {
+// audit record and the ops of with. If there is nothing to change those are written alone.
+func (us *Users) changePIN(ctx context.Context, core tenant.Core, by audit.Actor, id, action string, edit func(*User, *write) error, with ...table.Op) (User, error) {
 	for range tries {
 		u, err := us.Get(ctx, core.Tenant.ID, id)
 		if err != nil {
 			return User{}, err
 		}
-		var w write
-		if err := edit(&u, &w); errors.Is(err, errNothing) {
-			return u, nil
-		} else if err != nil {
+		w := write{with: with}
+		old := u
+		switch err := edit(&u, &w); {
+		case errors.Is(err, errNothing) && len(with) == 0:
+			return old, nil
+		case errors.Is(err, errNothing):
+			if err := us.Table.Write(ctx, with...); err != nil {
+				return User{}, fmt.Errorf("%s: %w", action, err)
+			}
+			return old, nil
+		case err != nil:
 			return User{}, err
 		}
+		w.retag(core, old, u)
 		u.UpdatedAt = us.Now().UTC().Truncate(time.Second)
 		w.add(
 			table.Put(userRecord{core.Tenant.ID, u}, table.IfVersion(u.Version)),

@@ -26,10 +26,10 @@ func TestSetPIN(t *testing.T) {
 	w.core.Policy.Version = 7
 	got, err := w.SetPIN(t.Context(), w.core, admin, ada.ID, secret.New(pinA))
 	want := PIN{SetAt: start.Add(time.Hour), By: admin, PolicyVersion: 7, verifier: got.PIN.verifier}
-	if d := cmp.Diff(want, got.PIN, cmp.AllowUnexported(PIN{})); d != "" || err != nil {
+	if d := cmp.Diff(want, got.PIN, whole); d != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, d)
 	}
-	if d := cmp.Diff(got, w.reread(ada), cmp.AllowUnexported(PIN{})); d != "" || got.Version != 2 {
+	if d := cmp.Diff(got, w.reread(ada), whole); d != "" || got.Version != 2 {
 		t.Errorf("version %d (-returned +stored):\n%s", got.Version, d)
 	}
 	if !w.verify("ada", pinA).Right {
@@ -49,7 +49,7 @@ func TestDeletePIN(t *testing.T) {
 	for range 2 { // the second time there is nothing to delete
 		got := must(w.DeletePIN(t.Context(), w.core, admin, ada.ID))(t)
 		want := PIN{SetAt: start, By: admin, PolicyVersion: 1, DeletedAt: start, Deleted: "deleted"}
-		if d := cmp.Diff(want, got.PIN, cmp.AllowUnexported(PIN{}), cmpopts.EquateEmpty()); d != "" || got.Version != 2 {
+		if d := cmp.Diff(want, got.PIN, whole, cmpopts.EquateEmpty()); d != "" || got.Version != 2 {
 			t.Errorf("version %d (-want +got):\n%s", got.Version, d)
 		}
 	}
@@ -78,11 +78,11 @@ func TestGeneratedPINsObeyThePolicy(t *testing.T) {
 		{"all classes", []func(*tenant.Core){classes}, pin.GenerateOptions{Length: 6}, "", 6},
 		{"identifying, not used before", []func(*tenant.Core){pinOnly, history(24)}, pin.GenerateOptions{}, "0123456789", 4},
 	} {
-		w := newWorld(t, c.edit...)
+		w, p := newMailWorld(t, c.edit...)
 		// Most four-digit parts of her data would be PINs.
-		p := Profile{Username: "ada73915846", Mail: "a2864.0597@acme.example", Phone: "+49 170 5028-1736", StaffNumber: "94062751"}
-		ada := must(w.Create(t.Context(), w.core, admin, p, nil))(t)
-		about := pin.Context{Username: p.Username, Mail: p.Mail, Phone: p.Phone, StaffNumber: p.StaffNumber}
+		pr := Profile{Username: "ada73915846", Mail: "a2864.0597@acme.example", Phone: "+49 170 5028-1736", StaffNumber: "94062751"}
+		ada := must(w.Create(t.Context(), w.core, admin, pr, nil))(t)
+		about := pin.Context{Username: pr.Username, Mail: pr.Mail, Phone: pr.Phone, StaffNumber: pr.StaffNumber}
 		for range 100 {
 			u, made, err := w.GeneratePIN(t.Context(), w.core, admin, ada.ID, c.opts)
 			if err != nil {
@@ -96,6 +96,18 @@ func TestGeneratedPINsObeyThePolicy(t *testing.T) {
 			}
 			if !w.core.Keys.Matches(u.PIN.verifier, u.ID, made) {
 				t.Errorf("%s: the PIN set is another one", c.name)
+			}
+		}
+		for range 30 { // mailed ones too
+			was := w.reread(ada).PIN
+			w.pass(sameCall)
+			w.send(p, w.issue(ada, Issue{Options: c.opts}))
+			made := secret.New(pinIn(p.mails[len(p.mails)-1]))
+			if vs := w.core.Policy.Check(made, about); vs != nil || used(w.core, User{ID: ada.ID, PIN: was}, made) {
+				t.Errorf("%s: mailed %s: %v, or had before", c.name, made.Reveal(), vs)
+			}
+			if n := len(made.Reveal()); n != c.size || !w.core.Keys.Matches(w.reread(ada).PIN.verifier, ada.ID, made) {
+				t.Errorf("%s: mailed %s, or the PIN set is another one", c.name, made.Reveal())
 			}
 		}
 		if n := w.reasons("pin.generated")[""]; n != 100 {
@@ -218,7 +230,7 @@ func TestExpiryIsFixedWhenThePINIsMade(t *testing.T) {
 		p := w.reread(u).PIN
 		notice := Notice{}
 		if !notify.IsZero() {
-			notice = Notice{State: NoticePlanned, At: notify}
+			notice = Notice{Hours: 24, State: NoticePlanned, At: notify}
 		}
 		if !p.ExpiresAt.Equal(expires) || !p.NotifyAt.Equal(notify) || p.Notice != notice || p.PolicyVersion != policy {
 			t.Errorf("%s: expires %s, notify %s, %+v, policy %d; want %s, %s, %d", u.Profile.Username, p.ExpiresAt, p.NotifyAt, p.Notice, p.PolicyVersion, expires, notify, policy)
@@ -227,7 +239,7 @@ func TestExpiryIsFixedWhenThePINIsMade(t *testing.T) {
 	h := func(n int) time.Time { return start.Add(time.Duration(n) * time.Hour) }
 	fixed(ada, h(48), h(24), 1)
 
-	w.core.Policy.ExpirationHours, w.core.Policy.NotifyHoursBefore, w.core.Policy.Version = 0, 0, 2
+	w.core.Policy.ExpirationHours, w.core.Policy.NotifyHoursBefore, w.core.Policy.Version = 0, nil, 2
 	w.pass(time.Hour)
 	must(w.Update(t.Context(), w.core, admin, ada.ID, 0, func(p *Profile) { p.DisplayName = "Ada" }, nil))(t)
 	must(w.Update(t.Context(), w.core, admin, bob.ID, 0, func(*Profile) {}, given(pinB)))(t)

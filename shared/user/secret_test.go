@@ -3,17 +3,15 @@ package user
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/base64"
-	"encoding/hex"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf16"
 
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/pin"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table/bolt"
@@ -44,6 +42,13 @@ func TestNoSecretIsStored(t *testing.T) {
 	pinOnly(&core)
 	expiring(&core)
 	core.Policy.History = 3
+	put, err := mail.Store{Table: db, Tenant: acme, Keys: core.Keys}.PutConfiguration(ctx, mail.Configuration{ID: "post", Name: "Post", Kind: mail.KindOutbox, From: "pins@acme.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Write(ctx, put); err != nil {
+		t.Fatal(err)
+	}
 	w.core = core
 	var secrets []string
 	typed := func(s string) string { secrets = append(secrets, s); return s }
@@ -60,6 +65,19 @@ func TestNoSecretIsStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	typed(made.Reveal())
+	post := &post{answers: []mail.Outcome{mail.Failed}} // to carol, then to dave
+	for _, name := range []string{"carol", "dave"} {
+		u := must(w.IssuePIN(ctx, core, admin, w.user(name, "").ID, Issue{Messaging: "post", Options: pin.GenerateOptions{Length: 12}}))(t)
+		plain, err := core.Keys.Open(sealPurpose(u.ID, u.Pending.ID), u.Pending.sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		typed(string(plain))
+		w.send(post, u)
+	}
+	if len(post.mails) != 1 || pinIn(post.mails[0]) != secrets[len(secrets)-1] || !w.verify("dave", pinIn(post.mails[0])).Right {
+		t.Fatal("the mails are not as they should be")
+	}
 	for _, pin := range []string{"940627518306", "123123123123"} { // a former one of hers, and a bad one
 		if err := w.set(ada, typed(pin)); err == nil {
 			t.Errorf("%s was not refused", pin)
@@ -112,34 +130,10 @@ func TestNoSecretIsStored(t *testing.T) {
 		t.Fatal("the file is not what is looked for")
 	}
 	for _, s := range secrets {
-		for name, form := range forms(s) {
+		for name, form := range testserver.Forms(s) {
 			if bytes.Contains(file, form) {
 				t.Errorf("the file has %q, %s", s, name)
 			}
 		}
 	}
-}
-
-// forms are the ways in which a secret could be written.
-func forms(s string) map[string][]byte {
-	reversed := []byte(s)
-	slices.Reverse(reversed)
-	var little, big []byte
-	for _, u := range utf16.Encode([]rune(s)) {
-		little = append(little, byte(u), byte(u>>8))
-		big = append(big, byte(u>>8), byte(u))
-	}
-	forms := map[string][]byte{
-		"plain": []byte(s), "backwards": reversed, "in UTF-16LE": little, "in UTF-16BE": big,
-		"in hex": []byte(hex.EncodeToString([]byte(s))), "in upper-case hex": []byte(strings.ToUpper(hex.EncodeToString([]byte(s)))),
-	}
-	// In base64, at each place within groups of three bytes: without the
-	// letters that its neighbours have a part in.
-	for before, from := range []int{0, 2, 3} {
-		padded := append(make([]byte, before), s...)
-		to := len(padded) / 3 * 4
-		forms["in base64 after "+strings.Repeat("x", before)] = []byte(base64.StdEncoding.EncodeToString(padded)[from:to])
-		forms["in URL base64 after "+strings.Repeat("x", before)] = []byte(base64.URLEncoding.EncodeToString(padded)[from:to])
-	}
-	return forms
 }

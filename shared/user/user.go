@@ -24,6 +24,14 @@ type User struct {
 	ID      string // ULID
 	Profile Profile
 	PIN     PIN
+	Pending Pending // a PIN that is to be mailed
+
+	MailProblem MailProblem // why nothing is mailed to Profile.Mail
+	MailSince   time.Time   // when that was set, or its problem cleared
+
+	// Import is the row of an import that the user comes from, as shared/intake names it;
+	// it begins with the import's id and a slash. "" if none.
+	Import string
 
 	CreatedAt time.Time
 	UpdatedAt time.Time // of profile or PIN
@@ -48,14 +56,19 @@ type PIN struct {
 	By            audit.Actor // who made it
 	PolicyVersion int64       // of the policy that accepted it
 	ExpiresAt     time.Time   // zero is never
-	NotifyAt      time.Time   // when its expiry is to be announced; zero is not at all
-	Notice        Notice      // what has become of that
+	NotifyAt      time.Time   // when its expiry is to be announced first; zero is not at all
+	Notice        Notice      // the reminder that comes next, or came last
+	Reminders     []int       // hours before the expiry of those after it, the most first
+	NotifiedAt    time.Time   // when the last one was sent; zero if none was
 	DeletedAt     time.Time   // set if it is gone
-	Deleted       string      // why it is gone: "expired" or "deleted"
+	Deleted       string      // why it is gone: "expired", "deleted" or "used"
+	OneTime       OneTime     // what its use leads to
+	Mailed        bool        // its owner has it from a mail
 
 	verifier string   // "" if there is no PIN
 	lookup   string   // "" unless the PIN identifies
 	history  []string // verifiers of former PINs, newest first
+	order    string   // of Issue, that it came from
 }
 
 // State is whether there is a PIN.
@@ -83,13 +96,15 @@ func (p PIN) State(now time.Time) State {
 // Identifies tells whether the PIN alone finds its user.
 func (p PIN) Identifies() bool { return p.lookup != "" }
 
-// Notice is what has become of announcing a PIN's expiry by mail.
+// Notice is what has become of a mail that announces a PIN's expiry.
 type Notice struct {
+	Hours    int // before the expiry: which of the reminders it is
 	State    NoticeState
 	At       time.Time // planned: when to send; claimed: when the claim ends; else when it came to this
 	Attempts int       // sends begun
 	Repeated bool      // it may have been sent more than once
 	Reason   string    // coded: why it failed or was skipped
+	Told     bool      // event.PINExpiring has told of it
 }
 
 // NoticeState is a stage of announcing.
@@ -107,16 +122,13 @@ const (
 )
 
 // dueAt is when the sweep has to look at the user next, and false if never.
-func (u User) dueAt() (time.Time, bool) {
-	p := u.PIN
-	if p.verifier == "" || p.ExpiresAt.IsZero() {
-		return time.Time{}, false
+func (u User) dueAt() (at time.Time, ok bool) {
+	for _, part := range []func() (time.Time, bool){u.PIN.dueAt, u.Pending.dueAt} {
+		if t, due := part(); due && (!ok || t.Before(at)) {
+			at, ok = t, true
+		}
 	}
-	open := p.Notice.State == NoticePlanned || p.Notice.State == NoticeClaimed
-	if open && p.Notice.At.Before(p.ExpiresAt) {
-		return p.Notice.At, true
-	}
-	return p.ExpiresAt, true
+	return at, ok
 }
 
 // Fold returns the form in which usernames are compared: compatibility forms
@@ -198,7 +210,18 @@ type stored struct {
 	Groups      []string       `json:"groups,omitempty"`
 	CreatedAt   time.Time      `json:"createdAt"`
 	UpdatedAt   time.Time      `json:"updatedAt"`
+	Import      string         `json:"import,omitempty"`
 	PIN         storedPIN      `json:"pin,omitzero"`
+	Pending     *storedPending `json:"pending,omitempty"`
+
+	MailProblem storedMailProblem `json:"mailProblem,omitzero"`
+	MailSince   time.Time         `json:"mailSince,omitzero"`
+}
+
+type storedMailProblem struct {
+	Kind MailProblemKind `json:"kind"`
+	At   time.Time       `json:"at"`
+	Code string          `json:"code,omitempty"`
 }
 
 type storedPIN struct {
@@ -210,22 +233,41 @@ type storedPIN struct {
 	ExpiresAt     time.Time       `json:"expiresAt,omitzero"`
 	NotifyAt      time.Time       `json:"notifyAt,omitzero"`
 	Notice        storedNotice    `json:"notice,omitzero"`
+	Reminders     []int           `json:"reminders,omitempty"`
+	NotifiedAt    time.Time       `json:"notifiedAt,omitzero"`
 	DeletedAt     time.Time       `json:"deletedAt,omitzero"`
 	Deleted       string          `json:"deleted,omitempty"`
 	Verifier      string          `json:"verifier,omitempty"`
 	Lookup        string          `json:"lookup,omitempty"`
 	History       []string        `json:"history,omitempty"`
+	OneTime       OneTime         `json:"oneTime,omitempty"`
+	Mailed        bool            `json:"mailed,omitempty"`
+	Order         string          `json:"order,omitempty"`
+}
+
+// upgraded is the form of today: one from when there was one reminder tells neither which it
+// is nor, apart from it, when it was sent.
+func (p storedPIN) upgraded() storedPIN {
+	if n := &p.Notice; n.State != NoNotice && n.Hours == 0 {
+		n.Hours = int(p.ExpiresAt.Sub(p.NotifyAt) / time.Hour)
+		if n.State == NoticeSent {
+			p.NotifiedAt = n.At
+		}
+	}
+	return p
 }
 
 // IsZero keeps a PIN that never was out of the stored item.
 func (p storedPIN) IsZero() bool { return p.SetAt.IsZero() }
 
 type storedNotice struct {
+	Hours    int         `json:"hours,omitempty"`
 	State    NoticeState `json:"state,omitempty"`
 	At       time.Time   `json:"at,omitzero"`
 	Attempts int         `json:"attempts,omitempty"`
 	Repeated bool        `json:"repeated,omitempty"`
 	Reason   string      `json:"reason,omitempty"`
+	Told     bool        `json:"told,omitempty"`
 }
 
 // Item implements table.Record.
@@ -238,13 +280,18 @@ func (r userRecord) Item() (table.Item, error) {
 	if at, ok := u.dueAt(); ok {
 		item.Indexes = append(item.Indexes, table.UserDue(r.tenant, u.ID, at))
 	}
+	if at, ok := p.FiledAt(); ok {
+		item.Indexes = append(item.Indexes, table.UserPINExpiry(r.tenant, u.ID, at))
+	}
 	var err error
 	item.Data, err = json.Marshal(stored{
 		r.tenant, u.ID,
 		u.Profile.Username, u.Profile.DisplayName, u.Profile.Mail, u.Profile.Phone, u.Profile.StaffNumber, u.Profile.ExternalID, u.Profile.Groups,
-		u.CreatedAt, u.UpdatedAt,
+		u.CreatedAt, u.UpdatedAt, u.Import,
 		storedPIN{p.SetAt, p.By.Kind, p.By.ID, p.By.Name, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, storedNotice(p.Notice),
-			p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history},
+			p.Reminders, p.NotifiedAt, p.DeletedAt, p.Deleted, p.verifier, p.lookup, p.history, p.OneTime, p.Mailed, p.order},
+		u.Pending.stored(),
+		storedMailProblem(u.MailProblem), u.MailSince,
 	})
 	return item, err
 }
@@ -260,13 +307,15 @@ func decodeDue(item table.Item) (table.TenantID, User, error) {
 	if err := item.Decode(&s); err != nil {
 		return "", User{}, err
 	}
-	p := s.PIN
+	p := s.PIN.upgraded()
 	return s.Tenant, User{
 		ID:      s.ID,
 		Profile: Profile{s.Username, s.DisplayName, s.Mail, s.Phone, s.StaffNumber, s.ExternalID, s.Groups},
 		PIN: PIN{p.SetAt, audit.Actor{Kind: p.ByKind, ID: p.ByID, Name: p.ByName}, p.PolicyVersion, p.ExpiresAt, p.NotifyAt, Notice(p.Notice),
-			p.DeletedAt, p.Deleted, p.Verifier, p.Lookup, p.History},
-		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
+			p.Reminders, p.NotifiedAt, p.DeletedAt, p.Deleted, p.OneTime, p.Mailed, p.Verifier, p.Lookup, p.History, p.Order},
+		Pending:     s.Pending.pending(),
+		MailProblem: MailProblem(s.MailProblem), MailSince: s.MailSince,
+		Import: s.Import, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Version: item.Version,
 	}, nil
 }
 

@@ -43,6 +43,7 @@ type write struct {
 	ops     []table.Op
 	refused map[int]error
 	with    []table.Op // the caller's, whose failed condition is the caller's affair
+	users   *int       // how many the tenant has, once they are counted
 }
 
 // add appends ops whose failed condition means that somebody else was faster.
@@ -75,14 +76,14 @@ func (w *write) do(ctx context.Context, t table.Table) (again bool, _ error) {
 // further ops of the same Write; if a condition of theirs does not hold that is the error.
 func (us *Users) Create(ctx context.Context, core tenant.Core, by audit.Actor, p Profile, pin *secret.Text, with ...table.Op) (User, error) {
 	now := us.Now()
-	id, err := ulid.New(ulid.Timestamp(now), us.Rand)
+	id, err := us.newID(now)
 	if err != nil {
-		return User{}, fmt.Errorf("make a user id: %w", err)
+		return User{}, err
 	}
 	for range createTries {
-		u := User{ID: id.String(), Profile: p, CreatedAt: now.UTC().Truncate(time.Second)}
-		w, err := us.change(ctx, core, by, User{}, &u, pin, "user.created")
-		if err != nil {
+		u := User{ID: id, Profile: p, CreatedAt: now.UTC().Truncate(time.Second)}
+		var w write
+		if err := us.change(ctx, core, by, User{}, &u, pin, "user.created", &w); err != nil {
 			return User{}, err
 		}
 		count, err := us.countOp(ctx, core.Tenant.ID, u.ID, 1)
@@ -101,6 +102,14 @@ func (us *Users) Create(ctx context.Context, core tenant.Core, by audit.Actor, p
 		return u, nil
 	}
 	return User{}, fmt.Errorf("create user: %w: many are created at once", problem.ErrUnavailable)
+}
+
+func (us *Users) newID(now time.Time) (string, error) {
+	id, err := ulid.New(ulid.Timestamp(now), us.Rand)
+	if err != nil {
+		return "", fmt.Errorf("make a user id: %w", err)
+	}
+	return id.String(), nil
 }
 
 // Update changes a user's profile by the given function, and the PIN if one is
@@ -131,8 +140,8 @@ func (us *Users) update(ctx context.Context, core tenant.Core, by audit.Actor, i
 		if pin == nil && reflect.DeepEqual(u.Profile, old.Profile) {
 			return old, nil
 		}
-		w, err := us.change(ctx, core, by, old, &u, pin, "user.updated")
-		if err != nil {
+		var w write
+		if err := us.change(ctx, core, by, old, &u, pin, "user.updated", &w); err != nil {
 			return User{}, err
 		}
 		if again, err := w.do(ctx, us.Table); again {
@@ -150,37 +159,54 @@ var (
 	errBusy       = fmt.Errorf("%w: others change the user at the same time", problem.ErrConflict)
 	errUsername   = problem.Invalid("taken", "username", "is another user's")
 	errExternalID = problem.Invalid("taken", "externalId", "is another user's")
-	// errTaken must not tell whose PIN it is.
-	errTaken = problem.Invalid("unavailable", "pin", "cannot be used here; choose another one")
+	// ErrPINTaken: where PINs identify, somebody has this one. It must not tell who.
+	ErrPINTaken = problem.Invalid("unavailable", "pin", "cannot be used here; choose another one")
 )
 
-// change returns the write that turns old into u, with the new PIN if there is
-// one. Everything that is wrong with profile and PIN is reported at once.
-func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, old User, u *User, pin *secret.Text, action string) (write, error) {
-	t := core.Tenant.ID
-	var w write
-	var vs problem.Violations
-	if err := vs.Merge(u.Profile.Validate()); err != nil {
-		return write{}, err
+// change adds to w what turns old into u, with the new PIN if there is one, and the record
+// of that. Everything that is wrong with profile and PIN is reported at once.
+func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, old User, u *User, pin *secret.Text, action string, w *write) error {
+	if err := us.put(ctx, core, by, old, u, pin, w); err != nil {
+		return err
 	}
 	record := audit.Record{Actor: by, Action: action, Subject: Subject(u.ID), Outcome: audit.Done}
 	if pin != nil {
-		err := us.accept(ctx, core, by, u, *pin, &w, vs, old.Profile)
-		if err != nil && !errors.Is(err, errNothing) {
-			return write{}, err
-		}
 		record.Details = pinDetails(core)
+	}
+	w.add(us.Audit.Op(ctx, core.Tenant.ID, record))
+	return nil
+}
+
+// put is change without the record.
+func (us *Users) put(ctx context.Context, core tenant.Core, by audit.Actor, old User, u *User, pin *secret.Text, w *write) error {
+	t := core.Tenant.ID
+	var vs problem.Violations
+	if err := vs.Merge(u.Profile.Validate()); err != nil {
+		return err
+	}
+	if pin != nil {
+		a, err := us.accept(ctx, core, by, *u, *pin, w, vs, old.Profile)
+		switch {
+		case err == nil:
+			us.replace(ctx, core, by, u, a, us.end(core, 0), w)
+		case !errors.Is(err, errNothing):
+			return err
+		}
 		w.add(us.pinSet(ctx, core, *u, "chosen")...)
 	} else if err := vs.Err(); err != nil {
-		return write{}, err
+		return err
 	}
 	now := us.Now().UTC().Truncate(time.Second)
 	u.UpdatedAt = now
-	if n := &u.PIN.Notice; old.Profile.Mail != u.Profile.Mail && (n.State == NoticeSkipped || n.State == NoticeFailed) && u.PIN.State(now) == IsSet {
-		// There was nowhere to send it, or it came back; now there may be.
-		*n = Notice{State: NoticePlanned, At: now}
+	if old.Version != 0 && old.Profile.Mail != u.Profile.Mail {
+		w.add(u.fresh(t, now)...)
 	}
-	w.add(table.Put(userRecord{t, *u}, table.After(old.Version)), us.Audit.Op(ctx, t, record))
+	if u.Pending.Waits() && old.Profile.Mail != u.Profile.Mail {
+		// It may have gone to the old address, which may be somebody else's.
+		us.drop(ctx, core, by, u, "mailChanged", w)
+	}
+	w.retag(core, old, *u)
+	w.add(table.Put(userRecord{t, *u}, table.After(old.Version)))
 	if was, is := Fold(old.Profile.Username), Fold(u.Profile.Username); was != is || old.Version == 0 {
 		w.claim(table.Put(holder{table.UsernameKey(t, is), u.ID}, table.Absent()), errUsername)
 		if old.Version != 0 {
@@ -203,7 +229,7 @@ func (us *Users) change(ctx context.Context, core tenant.Core, by audit.Actor, o
 			w.add(table.Delete(table.ExternalKey(t, was), table.Whatever()))
 		}
 	}
-	return w, nil
+	return nil
 }
 
 // Get returns a user by id.
@@ -308,8 +334,9 @@ func (us *Users) Delete(ctx context.Context, core tenant.Core, by audit.Actor, i
 		if u.Profile.Mail != "" {
 			w.add(table.Delete(table.MailKey(t, foldMail(u.Profile.Mail), id), table.Whatever()))
 		}
-		if u.PIN.lookup != "" {
-			w.add(table.Delete(table.LookupKey(t, u.PIN.lookup), table.Whatever()))
+		w.retag(core, u, User{})
+		if u.MailProblem != (MailProblem{}) {
+			w.add(table.Delete(table.UndeliverableKey(t, id), table.Whatever()))
 		}
 		if again, err := w.do(ctx, us.Table); again {
 			continue
@@ -345,6 +372,7 @@ func (c count) Item() (table.Item, error) {
 	return table.Item{Key: c.key, Data: data}, err
 }
 
+// countOp counts in the shard of a user.
 func (us *Users) countOp(ctx context.Context, t table.TenantID, userID string, delta int) (table.Op, error) {
 	key := table.CountKey(t, userID)
 	item, err := us.Table.Get(ctx, key)

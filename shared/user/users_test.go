@@ -22,7 +22,7 @@ func TestCreateAndFind(t *testing.T) {
 		StaffNumber: "K-204518", ExternalID: "E/1", Groups: []string{"engines", "poetry"}}
 	made, err := w.Create(ctx, w.core, admin, full, nil)
 	want := User{ID: made.ID, Profile: full, CreatedAt: start, UpdatedAt: start, Version: 1}
-	same := cmp.AllowUnexported(PIN{})
+	same := whole
 	if d := cmp.Diff(want, made, same); d != "" || err != nil {
 		t.Fatalf("%v (-want +got):\n%s", err, d)
 	}
@@ -118,7 +118,7 @@ func TestRefusedAltogether(t *testing.T) {
 		if d := cmp.Diff(c.want, objections(err)); d != "" {
 			t.Errorf("%s, updated: %v (-want +got):\n%s", c.name, err, d)
 		}
-		if d := cmp.Diff(ada, w.reread(ada), cmp.AllowUnexported(PIN{})); d != "" {
+		if d := cmp.Diff(ada, w.reread(ada), whole); d != "" {
 			t.Errorf("%s: the user changed:\n%s", c.name, d)
 		}
 		p := profile("carol")

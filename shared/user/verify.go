@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/pinward/pinward/shared/audit"
@@ -22,10 +23,12 @@ type Ref struct{ ID, Username, ExternalID string }
 // for a wrong PIN, no PIN, an expired PIN and an unknown user; the audit log
 // tells them apart.
 type Result struct {
-	Right       bool
-	User        User      // if right
-	TriesLeft   int       // until guessing is locked
-	LockedUntil time.Time // set if it is locked
+	Right bool
+	User  User // if right
+	// ChangeRequired tells that the PIN is to be changed now.
+	ChangeRequired bool
+	TriesLeft      int       // until guessing is locked
+	LockedUntil    time.Time // set if it is locked
 }
 
 // attempts counts the guesses made lately at one user, or by one terminal.
@@ -136,6 +139,7 @@ const (
 	reasonNone    = "noPIN"
 	reasonLocked  = "locked"
 	reasonExpired = "expired"
+	reasonUsed    = "used" // by another guess at the same time
 )
 
 // Verify tells whether the PIN is that of the user named. An unknown user has
@@ -191,12 +195,15 @@ func (us *Users) Verify(ctx context.Context, core tenant.Core, by audit.Actor, r
 func (us *Users) finish(ctx context.Context, core tenant.Core, a attempts, allowed bool, record audit.Record, u User) (Result, error) {
 	t := core.Tenant.ID
 	if record.Reason == "" {
-		record.Outcome = audit.Done
-		err := us.Table.Write(ctx, table.Delete(a.key, table.Whatever()), us.Audit.Op(ctx, t, record))
+		used, err := us.use(ctx, core, &u, record, func(ops ...table.Op) error {
+			return us.Table.Write(ctx, append(ops, table.Delete(a.key, table.Whatever()))...)
+		})
 		if err != nil {
 			return Result{}, fmt.Errorf("record the login: %w", err)
+		} else if used {
+			return right(core, u), nil
 		}
-		return Result{Right: true, User: u, TriesLeft: core.Policy.MaxAttempts}, nil
+		record.Reason = reasonUsed
 	}
 	var told []table.Op
 	if allowed && !a.LockedUntil.IsZero() {
@@ -209,6 +216,47 @@ func (us *Users) finish(ctx context.Context, core tenant.Core, a attempts, allow
 		return Result{}, fmt.Errorf("record the attempt: %w", err)
 	}
 	return a.answer(core), nil
+}
+
+// right is the answer to a guess that was right.
+func right(core tenant.Core, u User) Result {
+	return Result{Right: true, User: u, ChangeRequired: u.PIN.OneTime == ChangeAtUse, TriesLeft: core.Policy.MaxAttempts}
+}
+
+// use commits a right answer, with its record and what that does to the PIN: one that is for one
+// use is gone. It returns false if another one who gave it at the same time has used it up. u is
+// as it was when the PIN was right.
+func (us *Users) use(ctx context.Context, core tenant.Core, u *User, record audit.Record, commit func(ops ...table.Op) error) (bool, error) {
+	record.Outcome = audit.Done
+	if u.PIN.OneTime != DeletedByUse {
+		err := commit(us.Audit.Op(ctx, core.Tenant.ID, record))
+		return err == nil, err
+	}
+	details := map[string]string{"oneTime": string(DeletedByUse)}
+	maps.Copy(details, record.Details)
+	record.Details = details
+	for range tries {
+		gone := *u
+		us.takeAway(core, &gone, "used")
+		gone.UpdatedAt = us.Now().UTC().Truncate(time.Second)
+		var w write
+		w.add(table.Put(userRecord{core.Tenant.ID, gone}, table.IfVersion(u.Version)))
+		w.retag(core, *u, gone)
+		w.add(us.Audit.Op(ctx, core.Tenant.ID, record))
+		err := commit(w.ops...)
+		if i, failed := table.FailedOp(err); !failed || i != 0 {
+			return err == nil, err
+		}
+		now, err := us.Get(ctx, core.Tenant.ID, u.ID)
+		switch {
+		case errors.Is(err, problem.ErrNotFound) || err == nil && now.PIN.verifier != u.PIN.verifier:
+			return false, nil
+		case err != nil:
+			return false, err
+		}
+		*u = now
+	}
+	return false, errBusy
 }
 
 // find returns the user that is meant.
@@ -279,18 +327,24 @@ func (us *Users) Identify(ctx context.Context, core tenant.Core, by audit.Actor,
 	if record.Reason != "" {
 		return us.finish(ctx, core, a, allowed, record, u)
 	}
-	record.Outcome = audit.Done
-	if err := us.takeBack(ctx, core, budgets, counts, us.Audit.Op(ctx, t, record)); err != nil {
+	used, err := us.use(ctx, core, &u, record, func(ops ...table.Op) error {
+		return us.takeBack(ctx, core, budgets, counts, ops...)
+	})
+	if err != nil {
 		return Result{}, err
+	} else if !used {
+		record.Reason = reasonUsed
+		return us.finish(ctx, core, a, allowed, record, u)
 	}
-	return Result{Right: true, User: u, TriesLeft: core.Policy.MaxAttempts}, nil
+	return right(core, u), nil
 }
 
 // terminalsAtOnce is how many terminals' worth of wrong guesses a key may have
 // at the same time.
 const terminalsAtOnce = 10
 
-// takeBack uncounts one reserved guess, in one write with ops.
+// takeBack uncounts one reserved guess, in one write with ops. If a condition of theirs does not
+// hold that is the error.
 func (us *Users) takeBack(ctx context.Context, core tenant.Core, budgets []budget, counts []attempts, ops ...table.Op) error {
 	for range tries {
 		all := ops
@@ -315,6 +369,8 @@ func (us *Users) takeBack(ctx context.Context, core tenant.Core, budgets []budge
 		err := us.Table.Write(ctx, all...)
 		if err == nil {
 			return nil
+		} else if i, failed := table.FailedOp(err); failed && i < len(ops) {
+			return err
 		} else if !errors.Is(err, problem.ErrConflict) {
 			return fmt.Errorf("record the login: %w", err)
 		}

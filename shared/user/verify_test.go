@@ -24,7 +24,7 @@ func TestVerifyByAnyName(t *testing.T) {
 	ada := w.user("ada", pinA)
 	for _, ref := range []Ref{{ID: ada.ID}, {Username: "ADA"}, {ExternalID: "ext-ada"}} {
 		got := must(w.Verify(t.Context(), w.core, admin, ref, secret.New(pinA)))(t)
-		if want := (Result{Right: true, User: ada, TriesLeft: 5}); !cmp.Equal(want, got, cmp.AllowUnexported(PIN{})) {
+		if want := (Result{Right: true, User: ada, TriesLeft: 5}); !cmp.Equal(want, got, whole) {
 			t.Errorf("%+v: %+v", ref, got)
 		}
 	}
@@ -78,7 +78,7 @@ func TestAnswersDoNotTell(t *testing.T) {
 		if first == nil {
 			first = answers
 		}
-		if d := cmp.Diff(first, answers, cmp.AllowUnexported(PIN{})); d != "" {
+		if d := cmp.Diff(first, answers, whole); d != "" {
 			t.Errorf("%s: the answers tell:\n%s", c.name, d)
 		}
 		if d := cmp.Diff(map[string]int{c.reason: 5, "locked": 1}, w.reasons("pin.verify")); d != "" {
@@ -87,7 +87,7 @@ func TestAnswersDoNotTell(t *testing.T) {
 	}
 	locked := start.Add(48*time.Hour + 15*time.Minute)
 	want := []Result{{TriesLeft: 4}, {TriesLeft: 3}, {TriesLeft: 2}, {TriesLeft: 1}, {LockedUntil: locked}, {LockedUntil: locked}}
-	if d := cmp.Diff(want, first, cmp.AllowUnexported(PIN{})); d != "" {
+	if d := cmp.Diff(want, first, whole); d != "" {
 		t.Errorf("the answers (-want +got):\n%s", d)
 	}
 }
@@ -221,7 +221,7 @@ func TestIdentify(t *testing.T) {
 	w := newWorld(t, pinOnly)
 	ada := w.user("ada", pinA)
 	got := w.identify("lobby", pinA)
-	if want := (Result{Right: true, User: ada, TriesLeft: 5}); !cmp.Equal(want, got, cmp.AllowUnexported(PIN{})) {
+	if want := (Result{Right: true, User: ada, TriesLeft: 5}); !cmp.Equal(want, got, whole) {
 		t.Errorf("%+v", got)
 	}
 	w.core.Tenant.Settings.PINOnlyLogin = false
@@ -346,7 +346,7 @@ func TestWhoDoesNotIdentify(t *testing.T) {
 		w := newWorld(t, pinOnly)
 		c.prepare(w)
 		got := w.identify("lobby", pinA)
-		if want := (Result{TriesLeft: 4}); !cmp.Equal(want, got, cmp.AllowUnexported(PIN{})) {
+		if want := (Result{TriesLeft: 4}); !cmp.Equal(want, got, whole) {
 			t.Errorf("%s: %+v", name, got)
 		}
 		if d := cmp.Diff(map[string]int{c.reason: 1}, w.reasons("pin.identify")); d != "" {

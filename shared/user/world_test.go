@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,9 @@ const (
 	pinE = "61834029"
 )
 
+// whole compares users with all that is kept of their PINs.
+var whole = cmp.AllowUnexported(PIN{}, Pending{}, accepted{})
+
 // world is a tenant with its users, a table and a clock that stands still.
 type world struct {
 	testing.TB
@@ -48,6 +52,7 @@ type world struct {
 	core tenant.Core
 	past atomic.Int64 // time.Duration since start
 	told atomic.Int64 // audit records
+	post *post        // of newMailWorld
 }
 
 // newWorld opens a tenant with the default policy, edited.
@@ -94,7 +99,9 @@ func (r *lockedRand) Read(b []byte) (int, error) {
 func pinOnly(c *tenant.Core) { c.Tenant.Settings.PINOnlyLogin = true }
 
 // expiring lets PINs live 48 hours and announces their end 24 hours before.
-func expiring(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 48, 24 }
+func expiring(c *tenant.Core) {
+	c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 48, pin.Hours{24}
+}
 
 func history(n int) func(*tenant.Core) { return func(c *tenant.Core) { c.Policy.History = n } }
 
@@ -230,27 +237,39 @@ func (w *world) check(names, pins []string) {
 	}
 	due := make(map[string]bool)
 	for _, u := range users {
-		if d := cmp.Diff(u, w.reread(u), cmp.AllowUnexported(PIN{})); d != "" {
+		if d := cmp.Diff(u, w.reread(u), whole); d != "" {
 			w.Errorf("%s (-listed +stored):\n%s", u.Profile.Username, d)
 		}
 		w.holds(table.UsernameKey(acme, Fold(u.Profile.Username)), u, true)
 		if u.Profile.ExternalID != "" {
 			w.holds(table.ExternalKey(acme, u.Profile.ExternalID), u, true)
 		}
-		if u.PIN.lookup != "" {
-			w.holds(table.LookupKey(acme, u.PIN.lookup), u, true)
+		for _, tag := range u.tags() {
+			w.holds(table.LookupKey(acme, tag), u, true)
+		}
+		if _, err := w.Table.Get(ctx, table.UndeliverableKey(acme, u.ID)); (err == nil) != (u.MailProblem != MailProblem{}) {
+			w.Errorf("%s has the mail problem %+v, and a pointer: %v", u.Profile.Username, u.MailProblem, err)
 		}
 		if at, ok := u.dueAt(); ok {
 			due[table.UserDue(acme, u.ID, at).Sort()] = true
 		}
 		// Each version of a user was put with its record, but for claims.
-		changes := 0
-		for _, action := range w.actions(u) {
-			if !slices.Contains([]string{"pin.verify", "pin.identify", "pin.unlocked", "pin.choose"}, action) {
+		changes, claims := 0, u.PIN.Notice.Attempts+u.Pending.Attempts
+		for _, r := range w.audited() {
+			if r.Subject != Subject(u.ID) {
+				continue
+			}
+			with := r.Action == "pin.dropped" && slices.Contains([]string{"replaced", "deleted", "mailChanged"}, r.Reason) // told besides the change
+			used := r.Details["oneTime"] != ""
+			if !with && (used || !slices.Contains([]string{"pin.verify", "pin.identify", "pin.unlocked", "pin.choose"}, r.Action)) {
 				changes++
 			}
+			if r.Action == "pin.dropped" || r.Action == "pin.activated" {
+				n, _ := strconv.Atoi(r.Details["attempt"])
+				claims += n
+			}
 		}
-		if claims := u.PIN.Notice.Attempts; int64(changes+claims) != u.Version {
+		if int64(changes+claims) != u.Version {
 			w.Errorf("%s has version %d, with %d claims and %d records: %q", u.Profile.Username, u.Version, claims, changes, w.actions(u))
 		}
 	}
@@ -269,7 +288,7 @@ func (w *world) check(names, pins []string) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		has := func(u User) bool { return u.PIN.lookup == tag }
+		has := func(u User) bool { return slices.Contains(u.tags(), tag) }
 		if held := w.holds(table.LookupKey(acme, tag), User{}, false); held != slices.ContainsFunc(users, has) {
 			w.Errorf("the PIN %s is held: %v", pin, held)
 		}

@@ -47,10 +47,18 @@ create-user           -         yes    yes       -         -      -       -     
 get-user              -         yes    yes       yes       -      -       yes   404
 update-user           -         yes    yes       -         -      -       yes   404
 delete-user           -         yes    -         -         -      -       -     -
+clear-mail-problem    -         yes    yes       -         -      -       -     -
 
 get-pin               -         yes    yes       yes       -      -       yes   404
 set-pin               -         yes    yes       -         -      -       yes   404
 generate-pin          -         yes    yes       -         -      -       yes   404
+issue-pin             -         yes    yes       yes       -      -       yes   404
+require-pin-change    -         409    409       -         -      -       -     -
+plan-bulk-pins        -         yes    -         -         -      -       -     -
+list-bulk-pins        -         yes    -         -         -      -       -     -
+get-bulk-pins         -         yes    -         -         -      -       -     -
+start-bulk-pins       -         yes    -         -         -      -       -     -
+cancel-bulk-pins      -         yes    -         -         -      -       -     -
 delete-pin            -         yes    yes       -         -      -       -     -
 unlock-pin            -         yes    yes       yes       -      -       -     -
 verify-pin            -         yes    -         -         yes    -       -     -
@@ -110,6 +118,14 @@ cancel-import         -         yes    yes       -         -      -       -     
 get-import-result     -         yes    yes       yes       -      -       -     -
 get-import-key        -         yes    yes       -         -      -       -     -
 
+list-user-imports     -         yes    yes       yes       -      -       -     -
+create-user-import    -         yes    yes       -         -      -       -     -
+get-user-import       -         yes    yes       yes       -      -       -     -
+send-user-import-part -         yes    yes       -         -      -       -     -
+finish-user-import    -         yes    yes       -         -      -       -     -
+cancel-user-import    -         yes    yes       -         -      -       -     -
+get-user-import-result -        yes    yes       yes       -      -       -     -
+
 ask-offline-answer     -        yes    yes       yes       -      -       -     -
 list-offline-answers   -        yes    yes       yes       -      -       -     -
 get-offline-answer     -        yes    yes       yes       -      -       -     -
@@ -125,6 +141,30 @@ get-sanity-check-run       -    yes    -         -         -      -       -     
 start-sanity-check-run     -    yes    -         -         -      -       -     -
 cancel-sanity-check-run    -    yes    -         -         -      -       -     -
 undo-sanity-check-run      -    yes    -         -         -      -       -     -
+
+send-events           -         yes    -         -         -      yes     -     -
+list-events           -         yes    yes       -         -      -       -     -
+get-event             -         yes    yes       -         -      -       -     -
+get-event-catalogue   yes       yes    yes       yes       yes    yes     yes   yes
+list-trigger-rules    -         yes    yes       -         -      -       -     -
+create-trigger-rule   -         yes    -         -         -      -       -     -
+get-trigger-rule      -         yes    yes       -         -      -       -     -
+put-trigger-rule      -         yes    -         -         -      -       -     -
+delete-trigger-rule   -         yes    -         -         -      -       -     -
+try-trigger-rule      -         yes    -         -         -      -       -     -
+list-trigger-rule-history -     yes    yes       -         -      -       -     -
+
+list-webhooks         -         yes    -         -         -      -       -     -
+create-webhook        -         yes    -         -         -      -       -     -
+get-webhook           -         yes    -         -         -      -       -     -
+put-webhook           -         yes    -         -         -      -       -     -
+delete-webhook        -         yes    -         -         -      -       -     -
+rotate-webhook-secret -         yes    -         -         -      -       -     -
+test-webhook          -         yes    -         -         -      -       -     -
+list-deliveries       -         yes    -         -         -      -       -     -
+get-delivery          -         yes    -         -         -      -       -     -
+resend-delivery       -         yes    -         -         -      -       -     -
+drop-delivery         -         yes    -         -         -      -       -     -
 `
 
 // request returns a path and a body with which an operation succeeds. What the
@@ -142,6 +182,8 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"maxLength": 12}
 	case "check-pin", "identify-pin", "set-pin":
 		body = object{"pin": f.pin()}
+	case "issue-pin", "plan-bulk-pins":
+		body = object{"messaging": f.outboxConfiguration(f.key)}
 	case "verify-pin":
 		body = object{"userId": id, "pin": f.pin()}
 	case "create-user":
@@ -181,14 +223,31 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"code": "123456"}
 	case "ask-offline-answer":
 		body = f.offlineRequest(f.key, "statement")
-	case "create-import":
+	case "create-import", "create-user-import":
 		body = object{"format": "csv"}
 	case "plan-sanity-check-run":
 		body = object{"templates": []string{f.withoutFlag(f.key)}}
+	case "send-events":
+		body = printJob(f.unique("job"), id)
+	case "create-trigger-rule", "put-trigger-rule":
+		body = wish()
+	case "try-trigger-rule":
+		body = object{"rule": wish(), "event": printJob("job", id)}
+	case "create-webhook", "put-webhook":
+		body = f.hook()
+	case "rotate-webhook-secret":
+		body = object{}
 	case "send-import-part":
 		body = "cardId\n"
+	case "send-user-import-part":
+		body = "username\n"
 	}
 	path = op.path
+	if op.OperationID == "get-event" {
+		job := f.unique("job")
+		f.call("POST", "/v1/events", f.key, printJob(job, id)).want(200)
+		path += "?id=" + job
+	}
 	make := func(name string, create func() string) {
 		if strings.Contains(path, name) {
 			path = strings.ReplaceAll(path, name, create())
@@ -213,6 +272,13 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		return id
 	})
 	make("{import}", func() string {
+		if strings.HasPrefix(path, "/v1/user-imports/") {
+			path := f.userImport(f.key, nil)
+			if op.OperationID == "finish-user-import" {
+				f.call("PUT", path+"/parts/1", f.key, "username\n").want(200)
+			}
+			return strings.TrimPrefix(path, "/v1/user-imports/")
+		}
 		path := f.importOf(f.key, nil)
 		if op.OperationID == "finish-import" {
 			f.call("PUT", path+"/parts/1", f.key, "cardId\n").want(200)
@@ -225,6 +291,18 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 			f.call("POST", "/v1/sanity-check/runs/"+id+"/start", f.key, nil).want(200)
 		}
 		return id
+	})
+	make("{rule}", func() string { return f.rule(f.key, wish()) })
+	make("{webhook}", func() string { id, _ := f.webhook(f.key); return id })
+	make("{delivery}", func() string {
+		id := f.delivery("acme", f.key)
+		if op.OperationID == "resend-delivery" {
+			f.call("POST", "/v1/deliveries/"+id+"/drop", f.key, nil).want(200)
+		}
+		return id
+	})
+	make("{bulk}", func() string {
+		return f.call("POST", "/v1/bulk-pins", f.key, object{"messaging": f.outboxConfiguration(f.key)}).want(201).text("id")
 	})
 	make("{part}", func() string { return "1" })
 	make("{answer}", func() string { return f.offlineAnswer(f.key, f.keyOf("operator"), "twoOperators") })
@@ -313,13 +391,19 @@ func TestWalls(t *testing.T) {
 	cardTemplate, card := f.cardTemplate(theirs, "PIV"), f.credential(theirs, "PIV")
 	unblock := f.started(theirs, "operator")
 	importID := strings.TrimPrefix(f.importOf(theirs, nil), "/v1/imports/")
+	userImportID := strings.TrimPrefix(f.userImport(theirs, nil), "/v1/user-imports/")
 	f.support(f.key)
 	f.support(theirs)
 	run := f.call("POST", "/v1/sanity-check/runs", theirs, object{"templates": []string{f.withoutFlag(theirs)}}).want(201).text("id")
+	bulk := f.call("POST", "/v1/bulk-pins", theirs, object{"messaging": messaging}).want(201).text("id")
 	f.call("PATCH", "/v1/credentials/"+card, theirs, object{"label": "Their card", "serial": "Their number"}).want(200)
 	answerID := f.offlineAnswer(theirs, theirs, "twoOperators")
+	webhook, _ := f.webhook(theirs)
+	deliveryID := f.delivery("other", theirs)
+	rule := f.rule(theirs, wish())
+	f.call("POST", "/v1/events", theirs, printJob("their-job", user)).want(200)
 	before := func() (all string) {
-		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/sanity-check/runs/" + run} {
+		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/user-imports/" + userImportID, "/v1/sanity-check/runs/" + run, "/v1/webhooks", "/v1/deliveries", "/v1/bulk-pins/" + bulk, "/v1/trigger-rules", "/v1/trigger-rules/" + rule + "/history", "/v1/events"} {
 			all += string(f.call("GET", path, theirs, nil).want(200).body)
 		}
 		return all
@@ -327,8 +411,8 @@ func TestWalls(t *testing.T) {
 	was := before()
 
 	const unknown = "01J8ZC9Q6Y0V4T5W3X2R1N0M9K"
-	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{part}", "1", "{answer}", answerID, "{unblock}", unblock)
-	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown)
+	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{bulk}", bulk, "{part}", "1", "{answer}", answerID, "{unblock}", unblock, "{webhook}", webhook, "{delivery}", deliveryID, "{rule}", rule)
+	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{bulk}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown, "{rule}", unknown)
 	asked := 0
 	for _, op := range f.operations() {
 		if !strings.Contains(op.path, "{") || strings.Contains(op.path, "{tenant}") {
@@ -336,7 +420,8 @@ func TestWalls(t *testing.T) {
 		}
 		asked++
 		_, body := f.request(described{OperationID: op.OperationID}, user)
-		got := f.call(op.method, things.Replace(op.path), f.key, body)
+		theirPath := strings.Replace(op.path, "/v1/user-imports/{import}", "/v1/user-imports/"+userImportID, 1)
+		got := f.call(op.method, things.Replace(theirPath), f.key, body)
 		want := f.call(op.method, nothing.Replace(op.path), f.key, body)
 		if got.status != 404 || got.comparable() != want.comparable() {
 			t.Errorf("%s of another tenant: got %s, want 404 and %s", op.OperationID, got.comparable(), want.comparable())
@@ -383,12 +468,19 @@ func TestWalls(t *testing.T) {
 		{"POST", "/v1/messaging/" + mine + "/test", object{"to": "ada@acme.example", "template": template}, object{"to": "ada@acme.example", "template": unknown}},
 		{"PUT", "/v1/settings", settings(messaging, ""), settings(unknown, "")},
 		{"PUT", "/v1/settings", settings(mine, template), settings(mine, unknown)},
+		{"POST", "/v1/trigger-rules", wish("messaging", messaging), wish("messaging", unknown)},
+		{"POST", "/v1/trigger-rules", wish("template", template), wish("template", unknown)},
+		{"POST", "/v1/trigger-rules", wish("kind", "callWebhook", "endpoint", webhook), wish("kind", "callWebhook", "endpoint", unknown)},
+		{"POST", "/v1/trigger-rules/try", object{"ruleId": rule}, object{"ruleId": unknown}},
+		{"POST", "/v1/trigger-rules/try", object{"rule": wish(), "event": printJob("job", user)}, object{"rule": wish(), "event": printJob("job", unknown)}},
+		{"GET", "/v1/event?id=their-job", nil, nil},
+		{"GET", "/v1/audit?subject=rule/" + rule, nil, nil},
 		{"GET", "/v1/users?username=their-person", nil, nil},
 		{"GET", "/v1/users?externalId=their-number", nil, nil},
 		{"GET", "/v1/audit?subject=user/" + user, nil, nil},
 	} {
 		got := f.call(c.method, c.path, f.key, c.got)
-		want := f.call(c.method, strings.NewReplacer("their-person", "nobody", "their-number", "none", user, unknown, cardTemplate, unknown, strings.TrimPrefix(card, "piv-"), "ff").Replace(c.path), f.key, c.want)
+		want := f.call(c.method, strings.NewReplacer("their-person", "nobody", "their-number", "none", "their-job", "job", user, unknown, rule, unknown, cardTemplate, unknown, strings.TrimPrefix(card, "piv-"), "ff").Replace(c.path), f.key, c.want)
 		if got.comparable() != want.comparable() {
 			t.Errorf("%s %s: another tenant's answers %s, an unknown one %s", c.method, c.path, got.comparable(), want.comparable())
 		}

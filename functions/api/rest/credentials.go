@@ -135,7 +135,7 @@ func (a *API) credentialOut(c credential.Credential) credentialBody {
 	b := credentialBody{
 		ID: c.ID, Family: c.Family, CardID: c.CardID, Template: c.Template, Holder: c.Holder, Label: c.Label,
 		Serial: c.Serial, State: string(c.State), ATR: hex.EncodeToString(c.ATR),
-		Import: originOut(c), PUK: pukOut(c), AdminKeyEscrowed: c.AdminKey != nil,
+		Import: originOut(c.Import), PUK: pukOut(c), AdminKeyEscrowed: c.AdminKey != nil,
 		PINExpiresAt: c.PINExpiresAt, PINExpiry: a.pinExpiryOut(c), PUKDisclosed: c.PUKDisclosedAt, Doubt: c.Doubt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
 	}
 	if p := c.LastPINChange; !p.At.IsZero() {

@@ -88,7 +88,7 @@ func (w *witness) walk(name string, v any) {
 		}
 	case string:
 		switch name {
-		case "pin", "password", "puk", "adminKey", "masterKey":
+		case "pin", "password", "puk", "adminKey", "masterKey", "secret":
 			w.secret(name, v)
 		case "apiKey", "token":
 			if strings.HasPrefix(v, "pw") { // audit records have a token's id
@@ -239,6 +239,8 @@ type fixture struct {
 	sockets  *sockets
 	platform string // the platform key
 	key      string // of role admin of the tenant acme
+	system   *wiring.System
+	receiver *receiver // of webhooks
 	n        int
 
 	cardTemplates map[string]string // of credential, by key and family
@@ -262,10 +264,13 @@ func newFixture(t testing.TB, change ...func(*wiring.Parts)) *fixture {
 		Log: slog.New(slog.NewJSONHandler(&canary.log, nil)), PlatformKeyHash: hash, Rate: rest.Rate{PerSecond: 1e6, Burst: 1e6},
 		Connections: f.sockets, RelayURL: relayURL,
 	}
+	f.receiver = newReceiver(t)
+	parts.WebhooksTo = wiring.WebhooksTo{Anywhere: true, RootCAs: f.receiver.roots}
 	for _, c := range change {
 		c(&parts)
 	}
-	server := httptest.NewServer(gateway.Front(gateway.Handler(wiring.New(parts).API()), f.clock.Now, func() string { return ulid.Make().String() }))
+	f.system = wiring.New(parts)
+	server := httptest.NewServer(gateway.Front(gateway.Handler(f.system.API()), f.clock.Now, func() string { return ulid.Make().String() }))
 	f.url = server.URL
 	t.Cleanup(func() {
 		server.Close()

@@ -10,8 +10,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"github.com/pinward/pinward/shared/credential"
-	"github.com/pinward/pinward/shared/credential/intake"
+	"github.com/pinward/pinward/shared/intake"
 	"github.com/pinward/pinward/shared/tenant"
 )
 
@@ -20,31 +19,61 @@ type ImportPath struct {
 	Import string `path:"import" maxLength:"60"`
 }
 
-type importFields struct {
-	Format       string            `json:"format" enum:"csv,jsonLines" doc:"csv: RFC 4180 in UTF-8, its first line the header. jsonLines: one object a line, whose values are strings."`
-	Delimiter    string            `json:"delimiter,omitempty" doc:"Of csv, if it is not a comma: a semicolon or a tab."`
-	Columns      map[string]string `json:"columns,omitempty" doc:"What the file calls its columns, by what they hold: cardId (hex; needed), family, template (id or name), one of holderId, holderUsername and holderExternalId, label, serial, puk, adminKey (hex), pinExpiresAt (a date, which is its beginning in the tenant's time zone, or an RFC 3339 time). Left out, they have these names." example:"{\"cardId\": \"GUID\", \"puk\": \"Code\"}"`
-	IgnoreOthers bool              `json:"ignoreOthers,omitempty" doc:"Other columns may be there, and are not looked at."`
-	Template     string            `json:"template,omitempty" doc:"The id of the credential template of rows that name none."`
-	DryRun       bool              `json:"dryRun,omitempty" doc:"Only tell what would happen. The parts have to come in their order then."`
-	Update       bool              `json:"update,omitempty" doc:"Rows of cards that are there already change the card's label and holder. Without it, and always where anything else is not as on record, such rows are refused."`
+// ImportOptions are what imports of every kind have. huma looks into what is embedded only
+// if it is exported.
+type ImportOptions struct {
+	Format       string `json:"format" enum:"csv,jsonLines" doc:"csv: RFC 4180 in UTF-8, its first line the header. jsonLines: one object a line, whose values are strings."`
+	Delimiter    string `json:"delimiter,omitempty" doc:"Of csv, if it is not a comma: a semicolon or a tab."`
+	IgnoreOthers bool   `json:"ignoreOthers,omitempty" doc:"Other columns may be there, and are not looked at."`
+	DryRun       bool   `json:"dryRun,omitempty" doc:"Only tell what would happen. The parts have to come in their order then."`
 }
+
+func (in ImportOptions) options(columns map[string]string, template string, update bool) intake.Options {
+	o := intake.Options{Format: intake.Format(in.Format), Delimiter: in.Delimiter, IgnoreOthers: in.IgnoreOthers, DryRun: in.DryRun, Template: template, Update: update}
+	for field, name := range columns {
+		if o.Columns == nil {
+			o.Columns = make(map[intake.Field]string, len(columns))
+		}
+		o.Columns[intake.Field(field)] = name
+	}
+	return o
+}
+
+type importFields struct {
+	ImportOptions
+	Columns  map[string]string `json:"columns,omitempty" doc:"What the file calls its columns, by what they hold: cardId (hex; needed), family, template (id or name), one of holderId, holderUsername and holderExternalId, label, serial, puk, adminKey (hex), pinExpiresAt (a date, which is its beginning in the tenant's time zone, or an RFC 3339 time). Left out, they have these names." example:"{\"cardId\": \"GUID\", \"puk\": \"Code\"}"`
+	Template string            `json:"template,omitempty" doc:"The id of the credential template of rows that name none."`
+	Update   bool              `json:"update,omitempty" doc:"Rows of cards that are there already change the card's label and holder. Without it, and always where anything else is not as on record, such rows are refused."`
+}
+
+func (in importFields) read() intake.Options { return in.options(in.Columns, in.Template, in.Update) }
+
+type userImportFields struct {
+	ImportOptions
+	Columns map[string]string `json:"columns,omitempty" doc:"What the file calls its columns, by what they hold: username (needed), displayName, mail, phone, staffNumber, externalId, groups (separated by semicolons; in jsonLines a list of strings too), pin. Left out, they have these names." example:"{\"username\": \"Login\", \"externalId\": \"HR number\"}"`
+	Update  bool              `json:"update,omitempty" doc:"Rows of users who are there already change what the row says: an empty cell says nothing. A PIN is given to who never had one; one that is there, or was, is neither changed nor compared. Without it, rows that say anything else than what is on record are refused."`
+}
+
+func (in userImportFields) read() intake.Options { return in.options(in.Columns, "", in.Update) }
 
 type importBody struct {
 	ID string `json:"id"`
-	importFields
-	State     string      `json:"state" enum:"open,finished,cancelled"`
-	CreatedAt time.Time   `json:"createdAt"`
-	EndedAt   time.Time   `json:"endedAt,omitzero"`
-	Rows      *rowCounts  `json:"rows,omitempty" doc:"Of all parts by now. Not in lists."`
-	Parts     []*partBody `json:"parts,omitempty" doc:"Those that have been begun. Not in lists."`
-	Warnings  []string    `json:"warnings,omitempty" doc:"What should be seen to, though it keeps no card out. Not in lists."`
+	ImportOptions
+	Columns   map[string]string `json:"columns,omitempty" doc:"What the file calls its columns, by what they hold."`
+	Template  string            `json:"template,omitempty" doc:"Of cards whose rows name none."`
+	Update    bool              `json:"update,omitempty"`
+	State     string            `json:"state" enum:"open,finished,cancelled"`
+	CreatedAt time.Time         `json:"createdAt"`
+	EndedAt   time.Time         `json:"endedAt,omitzero"`
+	Rows      *rowCounts        `json:"rows,omitempty" doc:"Of all parts by now. Not in lists."`
+	Parts     []*partBody       `json:"parts,omitempty" doc:"Those that have been begun. Not in lists."`
+	Warnings  []string          `json:"warnings,omitempty" doc:"What should be seen to, though it keeps nothing out. Not in lists."`
 }
 
 type rowCounts struct {
-	Taken     int `json:"taken" doc:"Cards that were registered; in a dry run, that would be."`
-	Updated   int `json:"updated" doc:"Cards whose label or holder was changed."`
-	Unchanged int `json:"unchanged" doc:"Cards that were there as the row has them."`
+	Taken     int `json:"taken" doc:"Cards that were registered, or users who were created; in a dry run, that would be."`
+	Updated   int `json:"updated" doc:"Cards or users who were changed."`
+	Unchanged int `json:"unchanged" doc:"Cards or users who were there as the row has them."`
 	Refused   int `json:"refused"`
 }
 
@@ -55,15 +84,16 @@ type partBody struct {
 	Rows  rowCounts `json:"rows"`
 }
 
-// originBody is the row of an import that a credential comes from.
+// originBody is the row of an import that a card or user comes from.
 type originBody struct {
 	ID   string `json:"id"`
 	Part int    `json:"part"`
 	Line int    `json:"line" doc:"Of the part."`
 }
 
-func originOut(c credential.Credential) *originBody {
-	id, part, line, ok := intake.Origin(c)
+// originOut reads where something comes from; nil if from no import.
+func originOut(from string) *originBody {
+	id, part, line, ok := intake.Origin(from)
 	if !ok {
 		return nil
 	}
@@ -79,24 +109,25 @@ func partOut(p intake.Part) *partBody {
 }
 
 func importOut(im intake.Import) importBody {
-	f := importFields{string(im.Format), im.Delimiter, nil, im.IgnoreOthers, im.Template, im.DryRun, im.Update}
+	b := importBody{ID: im.ID, ImportOptions: ImportOptions{string(im.Format), im.Delimiter, im.IgnoreOthers, im.DryRun},
+		Template: im.Template, Update: im.Update, State: string(im.State), CreatedAt: im.CreatedAt, EndedAt: im.EndedAt}
 	for field, name := range im.Columns {
-		if f.Columns == nil {
-			f.Columns = make(map[string]string, len(im.Columns))
+		if b.Columns == nil {
+			b.Columns = make(map[string]string, len(im.Columns))
 		}
-		f.Columns[string(field)] = name
+		b.Columns[string(field)] = name
 	}
-	return importBody{ID: im.ID, importFields: f, State: string(im.State), CreatedAt: im.CreatedAt, EndedAt: im.EndedAt}
+	return b
 }
 
-// imports are the operations on imports over what the API works on.
-func (a *API) imports() *intake.Imports {
-	return &intake.Imports{Table: a.Table, Credentials: a.Credentials, Users: a.Users, Audit: a.Audit, Now: a.Now, Rand: a.Rand}
+// imports are the operations on imports of a kind over what the API works on.
+func (a *API) imports(kind intake.Kind) *intake.Imports {
+	return &intake.Imports{Kind: kind, Table: a.Table, Credentials: a.Credentials, Users: a.Users, Audit: a.Audit, Now: a.Now, Rand: a.Rand}
 }
 
 // wholeImport tells also of the parts.
 func (a *API) wholeImport(ctx context.Context, im intake.Import) (*Body[importBody], error) {
-	parts, err := a.imports().PartsOf(ctx, caller(ctx).Core.Tenant.ID, im.ID)
+	parts, err := a.imports(im.Kind).PartsOf(ctx, caller(ctx).Core.Tenant.ID, im.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -110,51 +141,88 @@ func (a *API) wholeImport(ctx context.Context, im intake.Import) (*Body[importBo
 	return answer(b), nil
 }
 
-// importLoop is how a file is sent.
-const importLoop = "split -C 4m -a 4 cards.csv part. && n=0 && for f in part.*; do n=$((n+1)); " +
-	"curl -sS --fail-with-body --retry 100 -H \"Authorization: Bearer $KEY\" -H 'Content-Type: text/csv' -T \"$f\" \"$API/v1/imports/$ID/parts/$n\" || break; done"
+// importKind is what the operations on imports of one kind have of their own.
+type importKind struct {
+	kind         intake.Kind
+	name         string // in operations' ids
+	path         string
+	things       string
+	read, change tenant.Action
+}
+
+var importKinds = []importKind{
+	{intake.Cards, "import", "/v1/imports", "cards", tenant.ReadCredentials, tenant.WriteCredentials},
+	{intake.Users, "user-import", "/v1/user-imports", "users", tenant.ListUsers, tenant.CreateUser},
+}
+
+// loop is how a file is sent.
+func (k importKind) loop() string {
+	return "split -C 4m -a 4 " + k.things + ".csv part. && n=0 && for f in part.*; do n=$((n+1)); " +
+		"curl -sS --fail-with-body --retry 100 -H \"Authorization: Bearer $KEY\" -H 'Content-Type: text/csv' -T \"$f\" \"$API" + k.path + "/$ID/parts/$n\" || break; done"
+}
 
 func (a *API) importOperations(api huma.API) {
-	const tag = "Imports"
+	createImport[importFields](a, api, importKinds[0],
+		"PUKs and admin keys may be in the clear, or each as a JWE in compact form to the import key: then they are in the clear nowhere on the way. They are stored sealed.")
+	createImport[userImportFields](a, api, importKinds[1],
+		"PINs may be in the clear, or each as a JWE in compact form to the import key. A row whose PIN the policy refuses is refused, with every reason by its code; so is one whose username or externalId is another user's.")
+	for _, k := range importKinds {
+		a.operationsOnImports(api, k)
+	}
+
 	register(a, api, operation{
-		id: "create-import", summary: "Begin an import of cards", method: http.MethodPost, path: "/v1/imports",
-		action: tenant.WriteCredentials, status: http.StatusCreated, tag: tag,
-		about: "Then send the file in parts of whole lines, and finish the import: `" + importLoop + "`.\n\n" +
-			"A row is taken or refused as a whole. What is on record is never overwritten, and the same file imported again changes nothing. " +
-			"PUKs and admin keys may be in the clear, or each as a JWE in compact form to the import key: then they are in the clear nowhere on the way. They are stored sealed. " +
-			"Imports and their results are kept for 90 days.",
-	}, func(ctx context.Context, in *struct{ Body importFields }) (*struct {
+		id: "get-import-key", summary: "Get the import key", method: http.MethodGet, path: "/v1/import-key",
+		action: tenant.WriteCredentials, tag: importTag,
+		about: "The public key to which PUKs, admin keys and PINs in imports may be encrypted, as JWE with ECDH-ES+A256KW and A256GCM. It is made when it is asked for first.",
+	}, func(ctx context.Context, _ *struct{}) (*Body[importKeyBody], error) {
+		c := caller(ctx)
+		key, err := a.imports(intake.Cards).Key(ctx, c.Core, c.Actor)
+		if err != nil {
+			return nil, err
+		}
+		var b importKeyBody
+		if err := json.Unmarshal(key.JWK, &b); err != nil {
+			return nil, fmt.Errorf("read import key: %w", err)
+		}
+		return answer(b), nil
+	})
+}
+
+const importTag = "Imports"
+
+func createImport[In interface{ read() intake.Options }](a *API, api huma.API, k importKind, about string) {
+	register(a, api, operation{
+		id: "create-" + k.name, summary: "Begin an import of " + k.things, method: http.MethodPost, path: k.path,
+		action: k.change, status: http.StatusCreated, tag: importTag,
+		about: "Then send the file in parts of whole lines, and finish the import: `" + k.loop() + "`.\n\n" +
+			"A row is taken or refused as a whole. What is on record is not overwritten, but for what update allows, and the same file imported again changes nothing. " +
+			about + " Imports and their results are kept for 90 days.",
+	}, func(ctx context.Context, in *struct{ Body In }) (*struct {
 		Location string `header:"Location"`
 		Body     importBody
 	}, error) {
-		b := in.Body
-		o := intake.Options{Format: intake.Format(b.Format), Delimiter: b.Delimiter, IgnoreOthers: b.IgnoreOthers, Template: b.Template, DryRun: b.DryRun, Update: b.Update}
-		for field, name := range b.Columns {
-			if o.Columns == nil {
-				o.Columns = make(map[intake.Field]string, len(b.Columns))
-			}
-			o.Columns[intake.Field(field)] = name
-		}
 		c := caller(ctx)
-		im, err := a.imports().Create(ctx, c.Core, c.Actor, o)
+		im, err := a.imports(k.kind).Create(ctx, c.Core, c.Actor, in.Body.read())
 		if err != nil {
 			return nil, err
 		}
 		return &struct {
 			Location string `header:"Location"`
 			Body     importBody
-		}{"/v1/imports/" + im.ID, importOut(im)}, nil
+		}{k.path + "/" + im.ID, importOut(im)}, nil
 	})
+}
 
+func (a *API) operationsOnImports(api huma.API, k importKind) {
 	register(a, api, operation{
-		id: "list-imports", summary: "List imports", method: http.MethodGet, path: "/v1/imports",
-		action: tenant.ReadCredentials, tag: tag, about: "Newest first.",
+		id: "list-" + k.name + "s", summary: "List imports of " + k.things, method: http.MethodGet, path: k.path,
+		action: k.read, tag: importTag, about: "Newest first.",
 	}, func(ctx context.Context, in *struct{ Paging }) (*Body[List[importBody]], error) {
 		place, err := in.place()
 		if err != nil {
 			return nil, err
 		}
-		all, next, err := a.imports().List(ctx, caller(ctx).Core.Tenant.ID, place, in.Limit)
+		all, next, err := a.imports(k.kind).List(ctx, caller(ctx).Core.Tenant.ID, place, in.Limit)
 		if err != nil {
 			return nil, err
 		}
@@ -162,10 +230,10 @@ func (a *API) importOperations(api huma.API) {
 	})
 
 	register(a, api, operation{
-		id: "get-import", summary: "See how far an import is", method: http.MethodGet, path: "/v1/imports/{import}",
-		action: tenant.ReadCredentials, tag: tag, about: "Also while a part is being worked on; the counts are some seconds old then.",
+		id: "get-" + k.name, summary: "See how far an import of " + k.things + " is", method: http.MethodGet, path: k.path + "/{import}",
+		action: k.read, tag: importTag, about: "Also while a part is being worked on; the counts are some seconds old then.",
 	}, func(ctx context.Context, in *ImportPath) (*Body[importBody], error) {
-		im, err := a.imports().Get(ctx, caller(ctx).Core.Tenant.ID, in.Import)
+		im, err := a.imports(k.kind).Get(ctx, caller(ctx).Core.Tenant.ID, in.Import)
 		if err != nil {
 			return nil, err
 		}
@@ -173,8 +241,8 @@ func (a *API) importOperations(api huma.API) {
 	})
 
 	register(a, api, operation{
-		id: "send-import-part", summary: "Send a part of a file", method: http.MethodPut, path: "/v1/imports/{import}/parts/{part}",
-		action: tenant.WriteCredentials, tag: tag, maxBody: intake.MaxPart,
+		id: "send-" + k.name + "-part", summary: "Send a part of a file of " + k.things, method: http.MethodPut, path: k.path + "/{import}/parts/{part}",
+		action: k.change, tag: importTag, maxBody: intake.MaxPart,
 		about: "Parts are numbered from 1, and hold whole rows; the first part of csv begins with the header. At most 4 MiB are safe to send at once. " +
 			"Part 1 of csv comes first; the others may come in any order and several at a time, but for a dry run. " +
 			"A part may be sent again at any time: after 503, or when the answer was lost, it goes on where it was, and when it is done nothing is changed any more. " +
@@ -185,7 +253,7 @@ func (a *API) importOperations(api huma.API) {
 		RawBody []byte `contentType:"text/csv"`
 	}) (*Body[*partBody], error) {
 		c := caller(ctx)
-		p, err := a.imports().Part(ctx, c.Core, c.Actor, in.Import, in.Part, in.RawBody)
+		p, err := a.imports(k.kind).Part(ctx, c.Core, c.Actor, in.Import, in.Part, in.RawBody)
 		if err != nil {
 			return nil, err
 		}
@@ -198,22 +266,22 @@ func (a *API) importOperations(api huma.API) {
 	})
 
 	register(a, api, operation{
-		id: "get-import-result", summary: "Get what became of an import's rows", method: http.MethodGet, path: "/v1/imports/{import}/result",
-		action: tenant.ReadCredentials, tag: tag,
-		about: "As CSV: part, line, card, outcome, column and reason of each row that was not simply taken, and a line for each reason. " +
+		id: "get-" + k.name + "-result", summary: "Get what became of the rows of an import of " + k.things, method: http.MethodGet, path: k.path + "/{import}/result",
+		action: k.read, tag: importTag,
+		about: "As CSV: part, line, " + k.kind.Noun() + ", outcome, column and reason of each row that was not simply taken, and a line for each reason. " +
 			"Of a part, about 2 MB are kept; how many rows there are more is said. If there is a header Link with rel=\"next\", the result goes on there.",
 	}, func(ctx context.Context, in *struct {
 		ImportPath
 		From int `query:"from" default:"1" minimum:"1" doc:"The part to begin with."`
 	}) (*csvAnswer, error) {
 		var b bytes.Buffer
-		next, err := a.imports().Result(ctx, caller(ctx).Core.Tenant.ID, in.Import, in.From, &b)
+		next, err := a.imports(k.kind).Result(ctx, caller(ctx).Core.Tenant.ID, in.Import, in.From, &b)
 		if err != nil {
 			return nil, err
 		}
-		out := &csvAnswer{ContentType: "text/csv; charset=utf-8; header=present", Disposition: `attachment; filename="import-` + in.Import + `.csv"`, Body: b.Bytes()}
+		out := &csvAnswer{ContentType: "text/csv; charset=utf-8; header=present", Disposition: `attachment; filename="` + k.name + `-` + in.Import + `.csv"`, Body: b.Bytes()}
 		if next > 0 {
-			out.Link = fmt.Sprintf("</v1/imports/%s/result?from=%d>; rel=\"next\"", in.Import, next)
+			out.Link = fmt.Sprintf("<%s/%s/result?from=%d>; rel=\"next\"", k.path, in.Import, next)
 		}
 		return out, nil
 	})
@@ -226,16 +294,16 @@ func (a *API) importOperations(api huma.API) {
 			func(is *intake.Imports, ctx context.Context, c tenant.Caller, id string) (intake.Import, error) {
 				return is.Finish(ctx, c.Core, c.Actor, id)
 			}},
-		{"cancel", "Cancel an import", "A part that is being worked on stops within seconds. Cards that have come stay.",
+		{"cancel", "Cancel an import", "A part that is being worked on stops within seconds. What has come stays.",
 			func(is *intake.Imports, ctx context.Context, c tenant.Caller, id string) (intake.Import, error) {
 				return is.Cancel(ctx, c.Core, c.Actor, id)
 			}},
 	} {
 		register(a, api, operation{
-			id: end.verb + "-import", summary: end.summary, method: http.MethodPost, path: "/v1/imports/{import}/" + end.verb,
-			action: tenant.WriteCredentials, tag: tag, about: end.about,
+			id: end.verb + "-" + k.name, summary: end.summary + " of " + k.things, method: http.MethodPost, path: k.path + "/{import}/" + end.verb,
+			action: k.change, tag: importTag, about: end.about,
 		}, func(ctx context.Context, in *ImportPath) (*Body[importBody], error) {
-			im, err := end.do(a.imports(), ctx, caller(ctx), in.Import)
+			im, err := end.do(a.imports(k.kind), ctx, caller(ctx), in.Import)
 			if err != nil {
 				return nil, err
 			}
@@ -243,30 +311,13 @@ func (a *API) importOperations(api huma.API) {
 		})
 	}
 
-	register(a, api, operation{
-		id: "get-import-key", summary: "Get the import key", method: http.MethodGet, path: "/v1/import-key",
-		action: tenant.WriteCredentials, tag: tag,
-		about: "The public key to which PUKs and admin keys in imports may be encrypted, as JWE with ECDH-ES+A256KW and A256GCM. It is made when it is asked for first.",
-	}, func(ctx context.Context, _ *struct{}) (*Body[importKeyBody], error) {
-		c := caller(ctx)
-		key, err := a.imports().Key(ctx, c.Core, c.Actor)
-		if err != nil {
-			return nil, err
-		}
-		var b importKeyBody
-		if err := json.Unmarshal(key.JWK, &b); err != nil {
-			return nil, fmt.Errorf("read import key: %w", err)
-		}
-		return answer(b), nil
-	})
-
 	// What is sent and answered here is no JSON.
 	file := func(about string) *huma.MediaType {
 		return &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Description: about}}
 	}
 	paths := api.OpenAPI().Paths
-	paths["/v1/imports/{import}/result"].Get.Responses["200"].Content = map[string]*huma.MediaType{"text/csv": file("CSV with a header.")}
-	paths["/v1/imports/{import}/parts/{part}"].Put.RequestBody.Content = map[string]*huma.MediaType{
+	paths[k.path+"/{import}/result"].Get.Responses["200"].Content = map[string]*huma.MediaType{"text/csv": file("CSV with a header.")}
+	paths[k.path+"/{import}/parts/{part}"].Put.RequestBody.Content = map[string]*huma.MediaType{
 		"text/csv": file("Whole rows."), "application/x-ndjson": file("Whole lines."),
 	}
 }

@@ -179,3 +179,67 @@ func TestImportLoop(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// userImport begins an import of users and returns its path.
+func (f *fixture) userImport(key string, more object) string {
+	f.Helper()
+	body := object{"format": "csv"}
+	for name, v := range more {
+		body[name] = v
+	}
+	return f.call("POST", "/v1/user-imports", key, body).want(201).header.Get("Location")
+}
+
+// TestUserImport sends people with PINs: in the clear, encrypted, and one that the policy
+// refuses. They can use them, and an import of cards is none of users.
+func TestUserImport(t *testing.T) {
+	f := newFixture(t)
+	clear, sealed := f.pin(), f.pin()
+	one, two, three := f.unique("imported"), f.unique("imported"), f.unique("imported")
+	var public jose.JSONWebKey
+	f.must(public.UnmarshalJSON(f.call("GET", "/v1/import-key", f.key, nil).want(200).body))
+	encrypter, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.KeyAlgorithm(public.Algorithm), Key: public.Key, KeyID: public.KeyID}, nil)
+	f.must(err)
+	jwe, err := encrypter.Encrypt([]byte(sealed))
+	f.must(err)
+	compact, err := jwe.CompactSerialize()
+	f.must(err)
+
+	path := f.userImport(f.key, object{"columns": object{"username": "Login", "externalId": "HR", "groups": "Units", "pin": "Code"}})
+	file := "Login,HR,Units,Code\r\n" + one + ",HR-" + one + ",staff;lab," + clear + "\r\n" + two + ",,," + compact + "\r\n" + three + ",,,1234\r\n"
+	for range 2 { // the second time it changes nothing
+		f.call("PUT", path+"/parts/1", f.key, file, "Content-Type", "text/csv").want(200)
+	}
+	var s importShown
+	f.call("POST", path+"/finish", f.key, nil).want(200).decode(&s)
+	if s.State != "finished" || s.Rows.Taken != 2 || s.Rows.Refused != 1 {
+		t.Errorf("at the end: %+v", s)
+	}
+	result := f.call("GET", path+"/result", f.key, nil).want(200)
+	if rows := strings.Split(string(result.body), "\n"); rows[0] != "part,line,user,outcome,column,reason" || !strings.HasPrefix(rows[1], "1,4,"+three+",refused,Code,") || strings.Contains(string(result.body), "1234") {
+		t.Errorf("the result is %s", result.body)
+	}
+	for name, pin := range map[string]string{one: clear, two: sealed} {
+		if !strings.Contains(string(f.call("POST", "/v1/pins/verify", f.key, object{"username": name, "pin": pin}).want(200).body), "true") {
+			t.Errorf("the PIN of %s is not right", name)
+		}
+	}
+	var list struct {
+		Items []struct {
+			Groups []string
+			Import struct {
+				ID         string
+				Part, Line int
+			}
+		}
+	}
+	f.call("GET", "/v1/users?externalId=HR-"+one, f.key, nil).want(200).decode(&list)
+	if len(list.Items) != 1 || !slices.Equal(list.Items[0].Groups, []string{"staff", "lab"}) || list.Items[0].Import.Line != 2 || !strings.HasSuffix(path, list.Items[0].Import.ID) {
+		t.Errorf("the user is %+v", list)
+	}
+	for _, at := range []string{"", "/result"} {
+		f.call("GET", strings.Replace(path, "user-imports", "imports", 1)+at, f.key, nil).want(404)
+	}
+	f.call("POST", "/v1/user-imports", f.key, object{"format": "csv", "template": "x"}).want(422)
+	f.call("POST", "/v1/user-imports", f.key, object{"format": "csv", "columns": object{"username": "a", "puk": "b"}}).want(422)
+}

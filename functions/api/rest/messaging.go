@@ -14,6 +14,7 @@ import (
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/problem"
+	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
@@ -140,13 +141,13 @@ type TemplateFields struct {
 }
 
 type templateInput struct {
-	Kind string `json:"kind,omitempty" enum:"pin-expiry,unblock-code,pin-reset" default:"pin-expiry" doc:"What the mails are about. It stays as it is made."`
+	Kind string `json:"kind,omitempty" enum:"pin-expiry,unblock-code,pin-reset,card-pin-expiry,card-pin-expired,offline-answer,notice,pin-issued" default:"pin-expiry" doc:"What the mails are about. It stays as it is made."`
 	TemplateFields
 }
 
 type templateBody struct {
 	ID         string   `json:"id"`
-	Kind       string   `json:"kind" enum:"pin-expiry,unblock-code,pin-reset" doc:"pin-expiry: a PIN is about to expire. unblock-code: the one-time code for unblocking a card; text and html hold {{code}}, and the subject does not. pin-reset: a card has got a new PIN."`
+	Kind       string   `json:"kind" enum:"pin-expiry,unblock-code,pin-reset,card-pin-expiry,card-pin-expired,offline-answer,notice,pin-issued" doc:"pin-expiry: a PIN is about to expire. unblock-code: the one-time code for unblocking a card; text and html hold {{code}}, and the subject does not. pin-reset: a card has got a new PIN. card-pin-expiry, card-pin-expired: a card's PIN is about to expire, or has. offline-answer: a code that unblocks a card was given out. notice: what a trigger rule has to tell. pin-issued: a new PIN; text and html hold {{pin}}, and the subject does not."`
 	Predefined bool     `json:"predefined" doc:"It is the predefined template as it comes. Change it to customise it; delete the change to return."`
 	Variables  []string `json:"variables" doc:"What a template of the kind may name, such as {{username}}."`
 	TemplateFields
@@ -286,7 +287,7 @@ func (a *API) messagingOperations(api huma.API) {
 
 	register(a, api, operation{
 		id: "delete-messaging", summary: "Delete a messaging configuration", method: http.MethodDelete, path: "/v1/messaging/{messaging}",
-		action: tenant.WriteMessaging, status: http.StatusNoContent, tag: tag, about: "Not while the settings or a card template name it.",
+		action: tenant.WriteMessaging, status: http.StatusNoContent, tag: tag, about: "Not while the settings, a card template or a trigger rule name it.",
 	}, func(ctx context.Context, in *MessagingPath) (*struct{}, error) {
 		c := caller(ctx)
 		store := a.store(c)
@@ -306,8 +307,12 @@ func (a *API) messagingOperations(api huma.API) {
 				return nil, fmt.Errorf("%w: the card template %q names it; choose another one there first", problem.ErrState, t.Name)
 			}
 		}
+		unnamed, err := a.Rules.Unnamed(ctx, c.Core.Tenant.ID, func(x rule.Action) bool { return x.Messaging == old.ID })
+		if err != nil {
+			return nil, err
+		}
 		return nil, write(ctx, store.DeleteConfiguration(old.ID, old.Version), "messaging.deleted", subjectOf("messaging", old.ID),
-			table.Check(table.TenantKey(c.Core.Tenant.ID), table.IfVersion(c.Core.Tenant.Version)))
+			table.Check(table.TenantKey(c.Core.Tenant.ID), table.IfVersion(c.Core.Tenant.Version)), unnamed)
 	})
 
 	type testBody struct {
@@ -440,7 +445,7 @@ func (a *API) messagingOperations(api huma.API) {
 	register(a, api, operation{
 		id: "delete-template", summary: "Delete a mail template", method: http.MethodDelete, path: "/v1/mail-templates/{template}",
 		action: tenant.WriteMessaging, status: http.StatusNoContent, tag: templates,
-		about: "Not while the settings name it. Deleting a predefined one returns it to how it came.",
+		about: "Not while the settings or a trigger rule name it. Deleting a predefined one returns it to how it came.",
 	}, func(ctx context.Context, in *TemplatePath) (*struct{}, error) {
 		c := caller(ctx)
 		store := a.store(c)
@@ -453,7 +458,11 @@ func (a *API) messagingOperations(api huma.API) {
 			if c.Core.Tenant.Settings.ExpiryMail.Template == old.ID {
 				return nil, fmt.Errorf("%w: the settings name it for expiry mails; choose another one there first", problem.ErrState)
 			}
-			checks = append(checks, table.Check(table.TenantKey(c.Core.Tenant.ID), table.IfVersion(c.Core.Tenant.Version)))
+			unnamed, err := a.Rules.Unnamed(ctx, c.Core.Tenant.ID, func(x rule.Action) bool { return x.Template == old.ID })
+			if err != nil {
+				return nil, err
+			}
+			checks = append(checks, table.Check(table.TenantKey(c.Core.Tenant.ID), table.IfVersion(c.Core.Tenant.Version)), unnamed)
 		}
 		return nil, write(ctx, store.DeleteTemplate(old.ID, old.Version), "template.deleted", subjectOf("template", old.ID), checks...)
 	})
@@ -518,6 +527,19 @@ func examples(kind mail.TemplateKind, settings tenant.Settings, at func(time.Dur
 		return mail.CardPINExpiredValues{PINExpiration: at(0), Username: username, CustomerName: settings.DisplayName, Card: card}
 	case mail.OfflineAnswer:
 		return mail.OfflineAnswerValues{Username: username, CustomerName: settings.DisplayName, Card: card, Time: at(0), By: "Ada Operator"}
+	case mail.Notice:
+		return mail.NoticeValues{Username: username, CustomerName: settings.DisplayName, Event: "print-job.submitted", Time: at(0), Message: "Your first print job is waiting."}
+	case mail.PINIssued:
+		return mail.PINIssuedValues{PIN: secret.New("739158"), Username: username, CustomerName: settings.DisplayName,
+			Validity: mail.ValidUntil(at(30*24*time.Hour), settings.Language), Use: mail.PINUse(false, true, settings.Language)}
+	case mail.Digest:
+		return mail.DigestValues{
+			CustomerName: settings.DisplayName, Since: at(-24 * time.Hour), Language: settings.Language,
+			Expiring:      mail.DigestList{Total: 314, Lines: []string{username + ", " + at(24*time.Hour), mail.OfCard(card, settings.Language) + ", " + at(48*time.Hour)}},
+			Expired:       mail.DigestList{Total: 1, Lines: []string{username + ", " + at(-time.Hour)}},
+			Undeliverable: mail.DigestList{},
+			GivenUp:       mail.DigestList{Total: 1, Lines: []string{username + ", " + at(-time.Hour) + ": smtp.550"}},
+		}
 	default:
 		return mail.PINExpiryValues{PINExpiration: at(24 * time.Hour), Username: username, CustomerName: settings.DisplayName}
 	}

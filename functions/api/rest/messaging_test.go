@@ -1,6 +1,8 @@
 package rest_test
 
 import (
+	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,10 +10,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pinward/pinward/shared/mail"
-
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/infra/testserver"
+	"github.com/pinward/pinward/shared/audit"
+	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/tenant"
+	"github.com/pinward/pinward/shared/user"
 )
 
 // TestSMTP makes a configuration and sends test mails with it.
@@ -161,6 +165,9 @@ func TestTemplateKinds(t *testing.T) {
 		{"card-pin-expiry", "card-pin-expiry", "Card PIN expiry", true, []string{"pinExpiration", "days", "username", "customer-name", "card"}},
 		{"card-pin-expired", "card-pin-expired", "Card PIN expired", true, []string{"pinExpiration", "username", "customer-name", "card"}},
 		{"offline-answer", "offline-answer", "Offline unblock code", true, []string{"username", "customer-name", "card", "time", "by"}},
+		{"notice", "notice", "Notice", true, []string{"username", "customer-name", "event", "time", "message"}},
+		{"pin-issued", "pin-issued", "New PIN", true, []string{"pin", "username", "customer-name", "validity", "use"}},
+		{"digest", "digest", "Digest for administrators", true, []string{"customer-name", "since", "expiring-count", "expiring", "expired-count", "expired", "undeliverable-count", "undeliverable", "given-up-count", "given-up"}},
 	}
 	if diff := cmp.Diff(want, list.Items); diff != "" {
 		t.Errorf("templates (-want +got):\n%s", diff)
@@ -274,6 +281,99 @@ func TestLimits(t *testing.T) {
 		}
 		if p := f.call("POST", path, f.key, body).want(409).problem(); !strings.Contains(p.Detail, "the most a tenant can have") {
 			t.Errorf("%s: got %q", path, p.Detail)
+		}
+	}
+}
+
+// TestReminderSettings shows that one reminder may be given as a number, as it was when there
+// was only one, and is told as a list; and that quiet hours are told as they were given.
+func TestReminderSettings(t *testing.T) {
+	f := newFixture(t)
+	for _, c := range []struct{ given, want string }{{`24`, `[24]`}, {`[24,168,72]`, `[168,72,24]`}, {`0`, `[]`}, {`[]`, `[]`}} {
+		f.call("PUT", "/v1/policy", f.key, `{"expirationHours": 240, "notifyHoursBefore": `+c.given+`}`).want(200)
+		var got struct{ NotifyHoursBefore json.RawMessage }
+		f.call("GET", "/v1/policy", f.key, nil).want(200).decode(&got)
+		if string(got.NotifyHoursBefore) != c.want {
+			t.Errorf("%s is told as %s, want %s", c.given, got.NotifyHoursBefore, c.want)
+		}
+	}
+	type quiet struct {
+		From, To string
+		DaysOff  []string
+	}
+	for _, want := range []quiet{{"20:00", "07:15", []string{"saturday", "sunday"}}, {DaysOff: []string{"friday"}}, {}} {
+		body := object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false, "expiryMail": object{},
+			"quietHours": object{"from": want.From, "to": want.To, "daysOff": want.DaysOff}}
+		f.call("PUT", "/v1/settings", f.key, body).want(200)
+		var got struct{ QuietHours quiet }
+		f.call("GET", "/v1/settings", f.key, nil).want(200).decode(&got)
+		if diff := cmp.Diff(want, got.QuietHours); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	}
+}
+
+// TestDigestSettings shows that a digest is told as it was given, in the settings only.
+func TestDigestSettings(t *testing.T) {
+	f := newFixture(t)
+	type digest struct {
+		Recipients []string
+		Hour       int
+		Days       []string
+	}
+	for _, want := range []digest{{[]string{"it@acme.example", "desk@acme.example"}, 7, []string{"monday", "friday"}}, {Recipients: []string{"it@acme.example"}}, {}} {
+		f.call("PUT", "/v1/settings", f.key, object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": false, "expiryMail": object{},
+			"digest": object{"recipients": want.Recipients, "hour": want.Hour, "days": want.Days}}).want(200)
+		var got struct{ Digest digest }
+		f.call("GET", "/v1/settings", f.key, nil).want(200).decode(&got)
+		if diff := cmp.Diff(want, got.Digest); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	}
+}
+
+// TestMailProblem shows that an address that does not work is told of its user, who is listed
+// for it until it is cleared.
+func TestMailProblem(t *testing.T) {
+	f := newFixture(t)
+	id, other := f.user(f.key, ""), f.user(f.key, "")
+	type body struct {
+		ID          string
+		Mail        string
+		MailProblem *struct{ Kind, Code string }
+	}
+	var u body
+	f.call("PATCH", "/v1/users/"+id, f.key, object{"mail": "ada@acme.example"}).want(200).decode(&u)
+	now := f.clock.Now()
+	users := user.Users{Table: f.table, Audit: audit.Log{Now: f.clock.Now, Rand: rand.Reader}, Now: f.clock.Now, Rand: rand.Reader}
+	failed := user.MailProblem{Kind: user.MailComplaint, At: now, Code: "ses.complaint.abuse"}
+	core := tenant.Core{Tenant: tenant.Tenant{ID: "acme"}}
+	if done, err := users.MailFailed(t.Context(), core, audit.Actor{Kind: audit.System}, id, "ada@acme.example", now.Add(time.Second), failed); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	listed := func() (ids []string) {
+		var list struct{ Items []body }
+		f.call("GET", "/v1/users?undeliverable=true", f.key, nil).want(200).decode(&list)
+		for _, u := range list.Items {
+			ids = append(ids, u.ID)
+		}
+		return ids
+	}
+	f.call("GET", "/v1/users/"+id, f.key, nil).want(200).decode(&u)
+	if u.MailProblem == nil || u.MailProblem.Kind != "complaint" || u.MailProblem.Code != "ses.complaint.abuse" {
+		t.Errorf("%+v", u.MailProblem)
+	}
+	if diff := cmp.Diff([]string{id}, listed()); diff != "" {
+		t.Errorf("listed (-want +got):\n%s", diff)
+	}
+	f.call("GET", "/v1/users?undeliverable=true&prefix=a", f.key, nil).want(422)
+	f.call("DELETE", "/v1/users/"+other+"/mail-problem", f.key, nil).want(200)
+	f.call("DELETE", "/v1/users/01ARZ3NDEKTSV4RRFFQ69G5FAV/mail-problem", f.key, nil).want(404)
+	for range 2 {
+		u.MailProblem = nil
+		f.call("DELETE", "/v1/users/"+id+"/mail-problem", f.key, nil).want(200).decode(&u)
+		if u.MailProblem != nil || len(listed()) != 0 {
+			t.Errorf("cleared: %+v, listed %q", u.MailProblem, listed())
 		}
 	}
 }

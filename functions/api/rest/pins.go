@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -21,11 +22,26 @@ type PINFields struct {
 	PolicyVersion int64       `json:"policyVersion,omitempty" doc:"Of the policy that accepted it."`
 	Identifies    bool        `json:"identifies" doc:"It finds its user alone (PIN-only login)."`
 	ExpiresAt     time.Time   `json:"expiresAt,omitzero"`
-	NotifyAt      time.Time   `json:"notifyAt,omitzero" doc:"When the mail about its expiry is due."`
-	NotifiedAt    time.Time   `json:"notifiedAt,omitzero" doc:"When that mail was sent."`
+	NotifyAt      time.Time   `json:"notifyAt,omitzero" doc:"When the first mail about its expiry is due."`
+	NotifiedAt    time.Time   `json:"notifiedAt,omitzero" doc:"When the last such mail was sent."`
 	Notice        *noticeBody `json:"notice,omitempty"`
 	DeletedAt     time.Time   `json:"deletedAt,omitzero"`
-	Deleted       string      `json:"deleted,omitempty" doc:"Why it is gone: expired or deleted."`
+	Deleted       string      `json:"deleted,omitempty" doc:"Why it is gone: expired, deleted, or used (a PIN for one use)."`
+
+	OneTime        string       `json:"oneTime,omitempty" enum:"change,delete" doc:"change: to be changed, and each right answer says so. delete: gone with its first right answer."`
+	ChangeRequired bool         `json:"changeRequired" doc:"It is to be changed."`
+	Mailed         bool         `json:"mailed" doc:"It was generated, and its user has it from a mail."`
+	Pending        *pendingBody `json:"pending,omitempty" doc:"A generated PIN that is on its way to its user's mail. Until that was accepted, the PIN that was there stays."`
+}
+
+type pendingBody struct {
+	IssuedAt         time.Time `json:"issuedAt"`
+	IssuedBy         actorBody `json:"issuedBy"`
+	OneTime          string    `json:"oneTime,omitempty" enum:"change,delete"`
+	NextAt           time.Time `json:"nextAt" doc:"When its mail is sent, or, while that is being done, tried again if nothing comes of it."`
+	Attempts         int       `json:"attempts"`
+	PossiblyRepeated bool      `json:"possiblyRepeated" doc:"It may have been sent more than once: an answer of the mail system was lost."`
+	Reason           string    `json:"reason,omitempty" doc:"Why the last try failed."`
 }
 
 type actorBody struct {
@@ -37,25 +53,29 @@ type actorBody struct {
 func actorOut(a audit.Actor) actorBody { return actorBody{string(a.Kind), a.ID, a.Name} }
 
 type noticeBody struct {
+	HoursBefore      int       `json:"hoursBefore" doc:"Which of the mails before the expiry it is about: the next one, or the last."`
 	State            string    `json:"state" enum:"planned,claimed,sent,failed,skipped"`
 	At               time.Time `json:"at" doc:"planned: when it is to be sent; claimed: when that is tried again if nothing comes of it; else when it came to this."`
 	Attempts         int       `json:"attempts"`
 	PossiblyRepeated bool      `json:"possiblyRepeated" doc:"It may have been sent more than once: an answer of the mail system was lost."`
 	Reason           string    `json:"reason,omitempty" doc:"Why it failed or was skipped."`
+	Then             []int     `json:"then,omitempty" doc:"Hours before the expiry of the mails that come after it."`
 }
 
-func pinOut(p user.PIN, now time.Time) PINFields {
-	b := PINFields{State: string(p.State(now)), SetAt: p.SetAt, PolicyVersion: p.PolicyVersion, Identifies: p.Identifies(),
-		ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, DeletedAt: p.DeletedAt, Deleted: p.Deleted}
+func pinOut(u user.User, now time.Time) PINFields {
+	p := u.PIN
+	b := PINFields{OneTime: string(p.OneTime), ChangeRequired: p.OneTime == user.ChangeAtUse, Mailed: p.Mailed,
+		State: string(p.State(now)), SetAt: p.SetAt, PolicyVersion: p.PolicyVersion, Identifies: p.Identifies(),
+		ExpiresAt: p.ExpiresAt, NotifyAt: p.NotifyAt, NotifiedAt: p.NotifiedAt, DeletedAt: p.DeletedAt, Deleted: p.Deleted}
 	if !p.SetAt.IsZero() {
 		by := actorOut(p.By)
 		b.SetBy = &by
 	}
 	if n := p.Notice; n.State != user.NoNotice {
-		b.Notice = &noticeBody{string(n.State), n.At, n.Attempts, n.Repeated, n.Reason}
-		if n.State == user.NoticeSent {
-			b.NotifiedAt = n.At
-		}
+		b.Notice = &noticeBody{n.Hours, string(n.State), n.At, n.Attempts, n.Repeated, n.Reason, p.Reminders}
+	}
+	if g := u.Pending; g.Waits() {
+		b.Pending = &pendingBody{g.IssuedAt, actorOut(g.By), string(g.OneTime), g.At, g.Attempts, g.Repeated, g.Reason}
 	}
 	return b
 }
@@ -67,10 +87,11 @@ type pinStateBody struct {
 }
 
 type resultBody struct {
-	Verified    bool            `json:"verified"`
-	User        *identifiedBody `json:"user,omitempty" doc:"Only if verified."`
-	TriesLeft   int             `json:"triesLeft"`
-	LockedUntil time.Time       `json:"lockedUntil,omitzero" doc:"Until then no guess is looked at."`
+	Verified       bool            `json:"verified"`
+	ChangeRequired bool            `json:"changeRequired,omitempty" doc:"If verified: the person is to change the PIN now."`
+	User           *identifiedBody `json:"user,omitempty" doc:"Only if verified."`
+	TriesLeft      int             `json:"triesLeft"`
+	LockedUntil    time.Time       `json:"lockedUntil,omitzero" doc:"Until then no guess is looked at."`
 }
 
 type identifiedBody struct {
@@ -82,12 +103,22 @@ type identifiedBody struct {
 }
 
 func resultOut(r user.Result) resultBody {
-	b := resultBody{Verified: r.Right, TriesLeft: r.TriesLeft, LockedUntil: r.LockedUntil}
+	b := resultBody{Verified: r.Right, ChangeRequired: r.ChangeRequired, TriesLeft: r.TriesLeft, LockedUntil: r.LockedUntil}
 	if r.Right {
 		p := r.User.Profile
 		b.User = &identifiedBody{r.User.ID, p.Username, p.DisplayName, p.ExternalID, r.User.PIN.ExpiresAt}
 	}
 	return b
+}
+
+// GenerateFields say what PIN is to be generated.
+type GenerateFields struct {
+	Length   int    `json:"length,omitempty" minimum:"0" maximum:"64" doc:"Left out, the shortest that the policy allows."`
+	Alphabet string `json:"alphabet,omitempty" enum:"digits,alphanumeric,printable" doc:"Left out, digits, unless the policy requires other classes."`
+}
+
+func (b GenerateFields) options() pin.GenerateOptions {
+	return pin.GenerateOptions{Length: b.Length, Alphabet: pin.Alphabet(b.Alphabet)}
 }
 
 func (a *API) pinOperations(api huma.API) {
@@ -105,7 +136,7 @@ func (a *API) pinOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return answer(pinStateBody{pinOut(u.PIN, a.Now()), left, until}), nil
+		return answer(pinStateBody{pinOut(u, a.Now()), left, until}), nil
 	})
 
 	register(a, api, operation{
@@ -122,7 +153,7 @@ func (a *API) pinOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return answer(pinOut(u.PIN, a.Now())), nil
+		return answer(pinOut(u, a.Now())), nil
 	})
 
 	type generatedBody struct {
@@ -135,21 +166,62 @@ func (a *API) pinOperations(api huma.API) {
 		about: "Each PIN that the policy allows is equally likely. The answer shows it once, and must reach nobody but the user.",
 	}, func(ctx context.Context, in *struct {
 		UserPath
-		Body *struct {
-			Length   int    `json:"length,omitempty" minimum:"0" maximum:"64" doc:"Left out, the shortest that the policy allows."`
-			Alphabet string `json:"alphabet,omitempty" enum:"digits,alphanumeric,printable" doc:"Left out, digits, unless the policy requires other classes."`
-		}
+		Body *GenerateFields
 	}) (*Secret[generatedBody], error) {
 		c := caller(ctx)
 		var opts pin.GenerateOptions
 		if in.Body != nil {
-			opts.Length, opts.Alphabet = in.Body.Length, pin.Alphabet(in.Body.Alphabet)
+			opts = in.Body.options()
 		}
 		u, made, err := a.Users.GeneratePIN(ctx, c.Core, c.Actor, in.ID, opts)
 		if err != nil {
 			return nil, err
 		}
-		return secretAnswer(generatedBody{made.Reveal(), pinOut(u.PIN, a.Now())}), nil
+		return secretAnswer(generatedBody{made.Reveal(), pinOut(u, a.Now())}), nil
+	})
+
+	register(a, api, operation{
+		id: "issue-pin", summary: "Generate a PIN and mail it to its user", method: http.MethodPost, path: "/v1/users/{id}/pin/issue",
+		action: tenant.IssuePIN, tag: tag,
+		about: "Nobody but the user's mail learns the PIN. It takes the place of the present one when the mail system has accepted the mail; until then it is pending, " +
+			"and tried again for a day. Setting, generating or deleting a PIN, or another mail address, ends a pending one. While one is pending, or was mailed less than two minutes ago, another is refused.",
+	}, func(ctx context.Context, in *struct {
+		UserPath
+		Body *IssueFields
+	}) (*Body[PINFields], error) {
+		c := caller(ctx)
+		var is user.Issue
+		if in.Body != nil {
+			is = in.Body.issue()
+		}
+		u, err := a.Users.IssuePIN(ctx, c.Core, c.Actor, in.ID, is)
+		if err != nil {
+			return nil, err
+		}
+		switch sent := a.Users.SendIssued(ctx, c.Core, a.Senders, u)[0]; {
+		case sent.Err != nil: // it is pending, and the sweep goes on with it
+			observed(ctx).cause = sent.Err
+		case sent.Stage == user.Dropped:
+			return nil, &user.Refusal{Code: "refused", Reason: fmt.Sprintf("the mail system does not take a mail for this user (%s); the PIN is as it was", sent.Reason)}
+		case sent.Stage != user.Overtaken:
+			return answer(pinOut(sent.User, a.Now())), nil
+		}
+		if u, err = a.Users.Get(ctx, c.Core.Tenant.ID, in.ID); err != nil {
+			return nil, err
+		}
+		return answer(pinOut(u, a.Now())), nil
+	})
+
+	register(a, api, operation{
+		id: "require-pin-change", summary: "Require that a user's PIN is changed", method: http.MethodPost, path: "/v1/users/{id}/pin/require-change",
+		action: tenant.RequireChange, tag: tag, about: "The PIN goes on verifying, with changeRequired in each right answer, until there is a new one.",
+	}, func(ctx context.Context, in *UserPath) (*Body[PINFields], error) {
+		c := caller(ctx)
+		u, err := a.Users.RequireChange(ctx, c.Core, c.Actor, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		return answer(pinOut(u, a.Now())), nil
 	})
 
 	register(a, api, operation{

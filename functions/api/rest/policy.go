@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -30,6 +31,25 @@ func (p *pinInput) text() *secret.Text {
 	return &p.Text
 }
 
+// hours are a number or a list of them; see pin.Hours.
+type hours struct {
+	pin.Hours
+	wrong bool // they are neither
+}
+
+// Schema implements huma.SchemaProvider. The framework would only say of something else that
+// no schema matches, so it is told of the two for the description alone.
+func (hours) Schema(huma.Registry) *huma.Schema {
+	number := &huma.Schema{Type: huma.TypeInteger}
+	return &huma.Schema{Extensions: map[string]any{"oneOf": []*huma.Schema{number, {Type: huma.TypeArray, Items: number}}}}
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (h *hours) UnmarshalJSON(b []byte) error {
+	h.wrong = h.Hours.UnmarshalJSON(b) != nil
+	return nil
+}
+
 // PolicyFields are a policy as it is shown; policyInput says what they mean.
 type PolicyFields struct {
 	MinLength             int      `json:"minLength"`
@@ -45,7 +65,7 @@ type PolicyFields struct {
 	History               int      `json:"history"`
 	MinLengthByUsers      bool     `json:"minLengthByUsers"`
 	ExpirationHours       int      `json:"expirationHours"`
-	NotifyHoursBefore     int      `json:"notifyHoursBefore"`
+	NotifyHoursBefore     []int    `json:"notifyHoursBefore"`
 	MaxAttempts           int      `json:"maxAttempts"`
 	LockMinutes           int      `json:"lockMinutes"`
 }
@@ -53,7 +73,7 @@ type PolicyFields struct {
 func policyOut(p pin.Policy) PolicyFields {
 	b := PolicyFields{p.MinLength, p.MaxLength, string(p.Alphabet), []string{}, p.DisallowSequential, p.MaxRun, p.DisallowConstantDelta,
 		string(p.Blocklist), slices.Clone(p.BlocklistEntries), p.DisallowContext, p.History, p.MinLengthByUsers, p.ExpirationHours,
-		p.NotifyHoursBefore, p.MaxAttempts, p.LockMinutes}
+		append([]int{}, p.NotifyHoursBefore...), p.MaxAttempts, p.LockMinutes}
 	for _, c := range p.RequireClasses {
 		b.RequireClasses = append(b.RequireClasses, string(c))
 	}
@@ -79,7 +99,7 @@ type policyInput struct {
 	History               *int      `json:"history,omitempty" doc:"How many of a person's last PINs cannot be chosen again."`
 	MinLengthByUsers      *bool     `json:"minLengthByUsers,omitempty" doc:"At least 5 characters from 1,000 users, 6 from 10,000, 7 from 100,000."`
 	ExpirationHours       *int      `json:"expirationHours,omitempty" doc:"How long a PIN made from now on lives; 0 is for ever."`
-	NotifyHoursBefore     *int      `json:"notifyHoursBefore,omitempty" doc:"How long before its expiry a mail tells so; 0 sends none."`
+	NotifyHoursBefore     *hours    `json:"notifyHoursBefore,omitempty" doc:"How long before its expiry a mail tells so: a number, or a list of up to 10, such as [168, 72, 24], each of which sends one. 0 or an empty list sends none."`
 	MaxAttempts           *int      `json:"maxAttempts,omitempty" doc:"Wrong guesses until verification is locked."`
 	LockMinutes           *int      `json:"lockMinutes,omitempty" doc:"How long it is locked."`
 }
@@ -120,7 +140,13 @@ func (in policyInput) over(base pin.Policy) (pin.Policy, error) {
 	overlay(&p.History, in.History)
 	overlay(&p.MinLengthByUsers, in.MinLengthByUsers)
 	overlay(&p.ExpirationHours, in.ExpirationHours)
-	overlay(&p.NotifyHoursBefore, in.NotifyHoursBefore)
+	if in.NotifyHoursBefore != nil {
+		if in.NotifyHoursBefore.wrong {
+			return pin.Policy{}, problem.Invalid("type", "notifyHoursBefore", "must be a whole number of hours, or a list of such numbers")
+		}
+		p.NotifyHoursBefore = in.NotifyHoursBefore.Hours
+		slices.SortFunc(p.NotifyHoursBefore, func(a, b int) int { return cmp.Compare(b, a) })
+	}
 	overlay(&p.MaxAttempts, in.MaxAttempts)
 	overlay(&p.LockMinutes, in.LockMinutes)
 	if in.RequireClasses != nil {

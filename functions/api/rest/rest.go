@@ -24,8 +24,10 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
 	"github.com/pinward/pinward/shared/unblock"
@@ -49,6 +51,9 @@ type API struct {
 
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
+	Rules       *rule.Rules
+	Engine      *rule.Engine
+	Deliveries  *delivery.Deliveries
 	Connections gateway.Connections // to bridges
 	RelayURL    string              // that bridges connect to, "wss://..."
 }
@@ -100,6 +105,7 @@ func (a *API) Describe(api huma.API) {
 	a.keyOperations(api)
 	a.userOperations(api)
 	a.pinOperations(api)
+	a.bulkOperations(api)
 	a.messagingOperations(api)
 	a.cardTemplateOperations(api)
 	a.credentialOperations(api)
@@ -109,6 +115,9 @@ func (a *API) Describe(api huma.API) {
 	a.bridgeOperations(api)
 	a.unblockOperations(api)
 	a.offlineOperations(api)
+	a.eventOperations(api)
+	a.ruleOperations(api)
+	a.webhookOperations(api)
 }
 
 // operation is what each operation says of itself.

@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -124,8 +125,80 @@ type settingsBody struct {
 	PINOnlyLogin bool           `json:"pinOnlyLogin" doc:"PINs made from now on are unique within the tenant, and a kiosk may find a person by PIN alone."`
 	ExpiryMail   expiryMailBody `json:"expiryMail" doc:"How the expiry of PINs is announced."`
 
+	GeneratedPINsPerDay int `json:"generatedPINsPerDay" required:"false" doc:"How many PINs may be generated on a day in UTC. 0 is 100,000."`
+
+	QuietHours quietHoursBody `json:"quietHours" required:"false" doc:"When people are sent no reminders, by the clock of timeZone. One that is due then is sent when they end, or, where that is too late, half an hour before they begin."`
+
+	Digest digestBody `json:"digest" required:"false" doc:"A mail a day to administrators, by expiryMail.messaging: PINs that expire within a week or have expired, addresses that do not work, mails that reached nobody. Days with nothing to tell have none."`
+
 	SupportFunctions       bool            `json:"supportFunctions" required:"false" doc:"Administrators may use what repairs many things at once: the PIN expiry sanity check."`
 	SanityCheckAfterImport afterImportBody `json:"sanityCheckAfterImport" required:"false" doc:"Whether the cards without a PIN expiry flag get one by themselves when an import has ended. Needs supportFunctions."`
+
+	CreateUsersFromEvents bool `json:"createUsersFromEvents" required:"false" doc:"An event about a user who is not known creates them, such as at the first print job of somebody new. Only where a trigger rule waits for it."`
+}
+
+type digestBody struct {
+	Recipients []string `json:"recipients,omitempty" example:"[\"it@example.org\"]" doc:"Up to 10 addresses. Without any there is no digest."`
+	Hour       int      `json:"hour" required:"false" doc:"0 to 23, by the clock of timeZone."`
+	Days       []string `json:"days,omitempty" example:"[\"monday\"]" doc:"On which it is sent; without any, daily."`
+}
+
+type quietHoursBody struct {
+	From    string   `json:"from,omitempty" pattern:"^(([01][0-9]|2[0-3]):(00|15|30|45))?$" patternDescription:"time of day in quarters of an hour, such as 20:00" example:"20:00" doc:"With to: the hours of each day. Empty is none."`
+	To      string   `json:"to,omitempty" pattern:"^(([01][0-9]|2[0-3]):(00|15|30|45))?$" patternDescription:"time of day in quarters of an hour, such as 07:00" example:"07:00" doc:"Before from: of the next day."`
+	DaysOff []string `json:"daysOff,omitempty" example:"[\"saturday\",\"sunday\"]" doc:"Days without any; at most six."`
+}
+
+// quietHours reads what the schema has let in, and says what that cannot rule out.
+func (b quietHoursBody) quietHours(vs *problem.Violations) (q tenant.QuietHours) {
+	if (b.From == "") != (b.To == "") {
+		vs.Add("inconsistent", "quietHours", "need from and to, or neither")
+	} else if b.From != "" && b.From == b.To {
+		vs.Add("inconsistent", "quietHours.to", "must not be as from; a day without reminders is one of daysOff")
+	}
+	q.From, q.To = clock(b.From), clock(b.To)
+	q.DaysOff = weekdays(vs, "quietHours.daysOff", b.DaysOff)
+	return q
+}
+
+func quietHoursOut(q tenant.QuietHours) (b quietHoursBody) {
+	if q.From != q.To {
+		b.From, b.To = tenant.ClockTime(q.From), tenant.ClockTime(q.To)
+	}
+	b.DaysOff = weekdayNames(q.DaysOff)
+	return b
+}
+
+// clock is a time of day since midnight; 0 for what is none.
+func clock(s string) time.Duration {
+	at, err := time.Parse("15:04", s)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(at.Hour())*time.Hour + time.Duration(at.Minute())*time.Minute
+}
+
+// weekdays reads names of days, in lower case.
+func weekdays(vs *problem.Violations, field string, names []string) (days []time.Weekday) {
+	for _, name := range names {
+		day := time.Sunday
+		for day <= time.Saturday && strings.ToLower(day.String()) != name {
+			day++
+		}
+		if day > time.Saturday {
+			vs.Add("unknown", field, "must be of monday, tuesday, wednesday, thursday, friday, saturday and sunday")
+			return nil
+		}
+		days = append(days, day)
+	}
+	return days
+}
+
+func weekdayNames(days []time.Weekday) (names []string) {
+	for _, d := range days {
+		names = append(names, strings.ToLower(d.String()))
+	}
+	return names
 }
 
 type afterImportBody struct {
@@ -155,7 +228,8 @@ type expiryMailBody struct {
 }
 
 func settingsOut(s tenant.Settings) settingsBody {
-	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), s.SupportFunctions, afterImportOut(s.AfterImport)}
+	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), s.GeneratedPINsPerDay, quietHoursOut(s.Quiet),
+		digestBody{s.Digest.Recipients, s.Digest.Hour, weekdayNames(s.Digest.Days)}, s.SupportFunctions, afterImportOut(s.AfterImport), s.CreateUsers}
 }
 
 func (a *API) settingsOperations(api huma.API) {
@@ -187,12 +261,14 @@ func (a *API) settingsOperations(api huma.API) {
 		if err := in.check(c.Core.Tenant.Version); err != nil {
 			return nil, err
 		}
+		var vs problem.Violations
 		s := tenant.Settings{
 			DisplayName: in.Body.DisplayName, TimeZone: in.Body.TimeZone, Language: in.Body.Language,
-			PINOnlyLogin: in.Body.PINOnlyLogin, ExpiryMail: tenant.ExpiryMailRefs(in.Body.ExpiryMail),
-			SupportFunctions: in.Body.SupportFunctions, AfterImport: in.Body.SanityCheckAfterImport.check(),
+			PINOnlyLogin: in.Body.PINOnlyLogin, ExpiryMail: tenant.ExpiryMailRefs(in.Body.ExpiryMail), GeneratedPINsPerDay: in.Body.GeneratedPINsPerDay,
+			Quiet:            in.Body.QuietHours.quietHours(&vs),
+			Digest:           tenant.DigestSettings{Recipients: in.Body.Digest.Recipients, Hour: in.Body.Digest.Hour, Days: weekdays(&vs, "digest.days", in.Body.Digest.Days)},
+			SupportFunctions: in.Body.SupportFunctions, AfterImport: in.Body.SanityCheckAfterImport.check(), CreateUsers: in.Body.CreateUsersFromEvents,
 		}
-		var vs problem.Violations
 		if err := vs.Merge(s.Validate()); err != nil {
 			return nil, err
 		}

@@ -196,12 +196,21 @@ func (a *API) unblockOperations(api huma.API) {
 	})
 
 	register(a, api, operation{
-		id: "approve-unblock", summary: "Approve an unblock as the second operator", method: http.MethodPost, path: "/v1/unblocks/{unblock}/approve",
+		id: "approve-unblock", summary: "Approve an unblock", method: http.MethodPost, path: "/v1/unblocks/{unblock}/approve",
 		action: tenant.WriteCredentials, tag: tag,
-		about: "Where the card's template wants two operators, within 15 minutes. Who has started it cannot.",
-	}, func(ctx context.Context, in *UnblockPath) (*Body[UnblockFields], error) {
+		about: "As the second operator, where the card's template wants two, within 15 minutes: who has started it cannot. Or as the one who has identified the person, where a trigger rule has asked for it.",
+	}, func(ctx context.Context, in *struct {
+		UnblockPath
+		Body *struct {
+			Statement string `json:"statement,omitempty" maxLength:"500" doc:"How the person was identified; needed where a trigger rule has asked, and else said by who has started it."`
+		}
+	}) (*Body[UnblockFields], error) {
 		c := caller(ctx)
-		op, err := a.Unblocks.Approve(ctx, c.Core, c.Actor, in.Unblock)
+		statement := ""
+		if in.Body != nil {
+			statement = in.Body.Statement
+		}
+		op, err := a.Unblocks.Approve(ctx, c.Core, c.Actor, in.Unblock, statement)
 		return a.showUnblock(ctx, op, err)
 	})
 

@@ -30,6 +30,15 @@ type userBody struct {
 	CreatedAt   time.Time `json:"createdAt"`
 	UpdatedAt   time.Time `json:"updatedAt"`
 	PIN         PINFields `json:"pin"`
+
+	Import      *originBody      `json:"import,omitempty" doc:"The row of an import that the user comes from."`
+	MailProblem *mailProblemBody `json:"mailProblem,omitempty" doc:"Why nothing is mailed to the address any more. It is gone when the address is changed, or cleared."`
+}
+
+type mailProblemBody struct {
+	Kind string    `json:"kind" enum:"bounce,complaint,refused" doc:"bounce: a mail came back, for good; complaint: its receiver complained of it; refused: the mail server says that there is no such mailbox."`
+	At   time.Time `json:"at"`
+	Code string    `json:"code,omitempty" doc:"What the mail system said, such as ses.Permanent.General or smtp.550."`
 }
 
 func (a *API) userOut(u user.User) userBody {
@@ -38,7 +47,11 @@ func (a *API) userOut(u user.User) userBody {
 	if groups == nil {
 		groups = []string{}
 	}
-	return userBody{u.ID, p.Username, p.DisplayName, p.Mail, p.Phone, p.StaffNumber, p.ExternalID, groups, u.CreatedAt, u.UpdatedAt, pinOut(u.PIN, a.Now())}
+	b := userBody{u.ID, p.Username, p.DisplayName, p.Mail, p.Phone, p.StaffNumber, p.ExternalID, groups, u.CreatedAt, u.UpdatedAt, pinOut(u, a.Now()), originOut(u.Import), nil}
+	if m := u.MailProblem; m != (user.MailProblem{}) {
+		b.MailProblem = &mailProblemBody{string(m.Kind), m.At, m.Code}
+	}
+	return b
 }
 
 type profileInput struct {
@@ -96,17 +109,31 @@ func (a *API) userOperations(api huma.API) {
 
 	register(a, api, operation{
 		id: "list-users", summary: "List or find users", method: http.MethodGet, path: "/v1/users",
-		action: tenant.ListUsers, tag: tag, about: "By username. With username or externalId, the one user who has it, or none.",
+		action: tenant.ListUsers, tag: tag, about: "By username. With username or externalId, the one user who has it, or none. With undeliverable, those whose mail address does not work, by id.",
 	}, func(ctx context.Context, in *struct {
 		Paging
 		Prefix     string `query:"prefix" maxLength:"128" doc:"Only users whose username starts so, whatever the case."`
 		Username   string `query:"username" maxLength:"128" doc:"Only the user of that name, whatever the case."`
 		ExternalID string `query:"externalId" maxLength:"200" doc:"Only the user with that id in your own system."`
+
+		Undeliverable bool `query:"undeliverable" doc:"Only users whose mail address does not work. It goes with no other filter."`
 	}) (*Body[List[userBody]], error) {
 		id := caller(ctx).Core.Tenant.ID
 		var one user.User
 		var err error
 		switch {
+		case in.Undeliverable && in.Username+in.ExternalID+in.Prefix != "":
+			return nil, wrongQuery("undeliverable", "goes with no other filter")
+		case in.Undeliverable:
+			place, err := in.place()
+			if err != nil {
+				return nil, err
+			}
+			users, next, err := a.Users.Undeliverable(ctx, id, place, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			return page(users, next, a.userOut), nil
 		case in.Username != "":
 			one, err = a.Users.ByUsername(ctx, id, in.Username)
 		case in.ExternalID != "":
@@ -174,6 +201,18 @@ func (a *API) userOperations(api huma.API) {
 		if version != 0 && errors.Is(err, problem.ErrConflict) {
 			return nil, errPrecondition
 		} else if err != nil {
+			return nil, err
+		}
+		return versioned(a.userOut(u), u.Version), nil
+	})
+
+	register(a, api, operation{
+		id: "clear-mail-problem", summary: "Let mails go to a user's address again", method: http.MethodDelete, path: "/v1/users/{id}/mail-problem",
+		action: tenant.ClearMail, tag: tag, about: "For an address that works again, or whose owner wants mails after all. That there is no problem is as good.",
+	}, func(ctx context.Context, in *UserPath) (*Versioned[userBody], error) {
+		c := caller(ctx)
+		u, err := a.Users.ClearMailProblem(ctx, c.Core, c.Actor, in.ID)
+		if err != nil {
 			return nil, err
 		}
 		return versioned(a.userOut(u), u.Version), nil

@@ -249,7 +249,11 @@ func (c call) result(ctx context.Context, r relay.Result) error {
 	if strings.HasPrefix(r.Operation, identification) {
 		err = c.identified(ctx, r)
 	} else {
-		err = c.Unblocks.Result(ctx, c.core, c.bridge, r)
+		var op unblock.Operation
+		op, err = c.Unblocks.Result(ctx, c.core, c.bridge, r)
+		if err == nil && op.Kind == unblock.Unblock && op.State.Finished() { // the PIN may expire at another time now
+			err = c.known(ctx, op.Credential, "")
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("result of %s/%d: %w", r.Operation, r.Part, err)
@@ -304,30 +308,36 @@ func (c call) identified(ctx context.Context, r relay.Result) error {
 	case !now.Identify.Finished():
 		return c.ask(ctx, now)
 	case now.Credential != "":
-		err := errors.Join(c.known(ctx, now.Credential), c.Unblocks.SeenOffline(ctx, c.core, now))
+		err := errors.Join(c.known(ctx, now.Credential, now.Insertion), c.Unblocks.SeenOffline(ctx, c.core, now))
 		return errors.Join(err, c.Unblocks.Seen(ctx, c.core, b, c.session, now))
 	}
 	return nil
 }
 
-// known tells the bridge what it is to keep of a card for when it has no connection.
-func (c call) known(ctx context.Context, id string) error {
+// known tells the bridge what it is to keep of a card, if there is such a one.
+func (c call) known(ctx context.Context, id, insertion string) error {
+	at := c.Now() // before it is read
 	cred, err := c.Credentials.Get(ctx, c.core.Tenant.ID, id)
-	if err != nil {
+	if errors.Is(err, problem.ErrNotFound) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	t, err := c.Credentials.Template(ctx, c.core.Tenant.ID, cred.Template)
 	if err != nil {
 		return err
 	}
-	return c.post(ctx, c.connection, relay.Message{Known: &relay.Known{Credential: id, Policy: &t.Policy,
+	return c.post(ctx, c.connection, relay.Message{Known: &relay.Known{Credential: id, Insertion: insertion, At: at.UTC(), Policy: &t.Policy, PINExpiresAt: cred.PINExpiresAt,
 		Offline: t.Allows(credential.SelfServiceOffline), LogonScreen: t.Allows(credential.LogonScreenOffline)}})
 }
 
 // offline takes in what the bridge has done without a connection, and lets it forget that.
 func (c call) offline(ctx context.Context, o relay.Offline) error {
 	if err := c.Unblocks.Reported(ctx, c.core, c.bridge, o); err != nil {
-		return fmt.Errorf("offline unblock %s: %w", o.ID, err)
+		return fmt.Errorf("offline unblock or change %s: %w", o.ID, err)
+	}
+	if err := c.known(ctx, o.Credential, ""); err != nil {
+		return err
 	}
 	return c.post(ctx, c.connection, relay.Message{Ack: &relay.Ack{Operation: o.ID, Part: 1}})
 }

@@ -25,6 +25,7 @@ type CardReport struct {
 	Repeated   int  `json:"repeated"`   // of those: may have been sent before
 	Skipped    int  `json:"skipped"`    // mails that nobody is to be sent: no holder, no address, none wanted
 	Refused    int  `json:"refused"`    // mails that the mail system will never take
+	Held       int  `json:"held"`       // to be sent when their tenant's quiet hours end
 	Waiting    int  `json:"waiting"`    // left for the next sweep: their mail system does not answer
 	Postponed  int  `json:"postponed"`  // to be tried again later
 	Overtaken  int  `json:"overtaken"`  // somebody else did it, or it was not due any more
@@ -39,6 +40,7 @@ func (r *CardReport) add(o CardReport) {
 	r.Repeated += o.Repeated
 	r.Skipped += o.Skipped
 	r.Refused += o.Refused
+	r.Held += o.Held
 	r.Waiting += o.Waiting
 	r.Postponed += o.Postponed
 	r.Overtaken += o.Overtaken
@@ -177,7 +179,7 @@ func (r *cardRun) page(ctx context.Context, now time.Time, due []credential.Due)
 			deliveries := r.send(sending, p, claims)
 			for i, k := range claims {
 				t := k.counter.office.core.Tenant.ID
-				marked, err := r.Credentials.MarkNotice(ctx, t, actor, k.credential, k.counter.template, deliveries[i])
+				marked, err := r.Credentials.MarkNotice(ctx, k.counter.office.core, actor, k.credential, k.counter.template, deliveries[i])
 				if err != nil {
 					failed(t, k.credential.ID, err)
 					continue
@@ -216,8 +218,9 @@ func (r *cardRun) take(ctx context.Context, now time.Time, d credential.Due, cou
 	if k.counter.err != nil {
 		return nil, false, k.counter.err
 	}
+	core := k.counter.office.core
 	skip := func(reason string) (*claim, bool, error) {
-		done, err := r.Credentials.SkipNotice(ctx, t, actor, d.Credential, k.counter.template, reason)
+		done, err := r.Credentials.SkipNotice(ctx, core, actor, d.Credential, k.counter.template, reason)
 		if done {
 			count(func(t *CardReport) { t.Skipped++ })
 		}
@@ -243,8 +246,18 @@ func (r *cardRun) take(ctx context.Context, now time.Time, d credential.Due, cou
 		return skip(credential.ReasonNoHolder)
 	case k.to == "":
 		return skip(credential.ReasonNoAddress)
+	case c.Notice.Kind != credential.NoticeOperators && k.holder.Unreachable() != "":
+		return skip(k.holder.Unreachable())
+	case k.counter.office.quiet && c.Notice.Kind == credential.NoticeReminder && !k.counter.office.quietUntil.Before(c.PINExpiresAt):
+		return skip(credential.ReasonQuietHours) // the mail that it has expired comes after
+	case k.counter.office.quiet:
+		done, err := r.Credentials.HoldNotice(ctx, core, actor, d.Credential, k.counter.office.quietUntil)
+		if done {
+			count(func(t *CardReport) { t.Held++ })
+		}
+		return nil, done, err
 	case k.counter.why != "":
-		done, err := r.Credentials.PostponeNotice(ctx, t, actor, d.Credential, now.Add(wait), k.counter.why)
+		done, err := r.Credentials.PostponeNotice(ctx, core, actor, d.Credential, now.Add(wait), k.counter.why)
 		if done {
 			count(func(t *CardReport) { t.Postponed++ })
 		}
@@ -254,7 +267,7 @@ func (r *cardRun) take(ctx context.Context, now time.Time, d credential.Due, cou
 		return nil, true, nil
 	}
 	var done bool
-	if k.credential, done, err = r.Credentials.ClaimNotice(ctx, t, actor, d.Credential, lease); err != nil || !done {
+	if k.credential, done, err = r.Credentials.ClaimNotice(ctx, core, actor, d.Credential, lease); err != nil || !done {
 		return nil, done, err
 	}
 	return &k, true, nil
@@ -275,7 +288,10 @@ func (r *cardRun) send(ctx context.Context, p *system, claims []claim) []credent
 			deliveries[i] = postpone(k, "template", false)
 			continue
 		}
-		m.ID, m.To = k.credential.MessageID(), k.to
+		m.ID, m.To, m.Bulk = k.credential.MessageID(), k.to, true
+		if k.to == k.holder.Profile.Mail {
+			m.Tenant, m.User = k.counter.office.core.Tenant.ID, k.holder.ID
+		}
 		messages, of = append(messages, m), append(of, i)
 	}
 	for j, result := range post(ctx, p.sender, &p.down, messages) {
@@ -285,6 +301,12 @@ func (r *cardRun) send(ctx context.Context, p *system, claims []claim) []credent
 			deliveries[i] = credential.Delivery{State: credential.NoticeSent}
 		case mail.Refused:
 			deliveries[i] = credential.Delivery{State: credential.NoticeFailed, Reason: result.Code}
+			if m := messages[j]; result.NoMailbox && m.User != "" {
+				_, err := r.Users.MailFailed(ctx, claims[i].counter.office.core, actor, m.User, m.To, r.Now(), user.MailProblem{Kind: user.MailboxRefused, At: r.Now(), Code: result.Code})
+				if err != nil { // the next mail finds it out again
+					r.Log.WarnContext(ctx, "sweep cannot mark an address", "tenant", m.Tenant, "user", m.User, "cause", err)
+				}
+			}
 		default:
 			deliveries[i] = postpone(claims[i], result.Code, result.Outcome == mail.Unknown)
 		}

@@ -1,5 +1,5 @@
 // Package due is the sweep: it announces PINs that are about to expire and
-// deletes those that have; those of cards it only announces. What it costs follows what is due, not what exists.
+// deletes those that have, and mails generated ones that were not mailed at once; those of cards it only announces. What it costs follows what is due, not what exists.
 //
 // Its invariant: a notice is claimed before its mail is sent and marked after,
 // each in a conditional write, so a crash at any step loses no mail, and a mail
@@ -21,7 +21,9 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
 	"github.com/pinward/pinward/shared/unblock"
@@ -35,6 +37,8 @@ type Sweep struct {
 	Users       *user.Users
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
+	Deliveries  *delivery.Deliveries
+	Engine      *rule.Engine
 	Senders     mail.Senders
 	Now         func() time.Time
 	Log         *slog.Logger
@@ -51,6 +55,9 @@ const (
 
 	unblocksAt = 200 // unblocks a shard and sweep
 	runsAt     = 20  // runs of the sanity check a shard and sweep
+	bulksAt    = 20  // bulks of generated PINs a shard and sweep
+
+	deliveriesAt = 200 // deliveries a shard read at once
 )
 
 // Report counts what a sweep did.
@@ -61,7 +68,11 @@ type Report struct {
 	Repeated    int  `json:"repeated"`    // of those: may have been sent before
 	NoAddress   int  `json:"noAddress"`   // users who could not be told: no mail address
 	Refused     int  `json:"refused"`     // mails that the mail system will never take
+	Held        int  `json:"held"`        // to be sent when their tenant's quiet hours end
+	Skipped     int  `json:"skipped"`     // left out: the address is known not to work, or the quiet hours do not end before the PIN does
 	Waiting     int  `json:"waiting"`     // left for the next sweep: their tenant's mail system does not answer
+	Mailed      int  `json:"mailed"`      // generated PINs that their users have by mail now
+	Dropped     int  `json:"dropped"`     // generated PINs that cannot be mailed
 	Postponed   int  `json:"postponed"`   // to be tried again later
 	Unannounced int  `json:"unannounced"` // of those expired: their users were not told as planned
 	Overtaken   int  `json:"overtaken"`   // somebody else did it, or it was not due any more
@@ -72,6 +83,10 @@ type Report struct {
 	Cards    CardReport     `json:"cards,omitzero"`    // of Handle
 
 	SanityRuns credential.RunReport `json:"sanityRuns,omitzero"` // of Handle
+	Digests    DigestReport         `json:"digests,omitzero"`    // of Handle
+	Deliveries delivery.Report      `json:"deliveries,omitzero"` // of Handle
+	Events     rule.Report          `json:"events,omitzero"`     // of Handle
+	Bulks      user.BulkReport      `json:"bulks,omitzero"`      // of Handle
 }
 
 // add adds another report's counts.
@@ -82,7 +97,11 @@ func (r *Report) add(o Report) {
 	r.Repeated += o.Repeated
 	r.NoAddress += o.NoAddress
 	r.Refused += o.Refused
+	r.Held += o.Held
+	r.Skipped += o.Skipped
 	r.Waiting += o.Waiting
+	r.Mailed += o.Mailed
+	r.Dropped += o.Dropped
 	r.Postponed += o.Postponed
 	r.Unannounced += o.Unannounced
 	r.Overtaken += o.Overtaken
@@ -134,6 +153,44 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 			return nil
 		})
 	}
+	var deliveries delivery.Report
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and what rules send out
+		g.Go(func() (err error) {
+			if deliveries, err = s.Deliveries.Sweep(ctx, deliveriesAt); err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot go on with deliveries", "cause", err)
+			}
+			return nil
+		})
+	}
+	var bulks user.BulkReport
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and bulks of generated PINs
+		g.Go(func() (err error) {
+			if bulks, err = s.Users.SweepBulks(ctx, s.Tenants.Load, s.Senders, bulksAt); err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot go on with bulks of generated PINs", "cause", err)
+			}
+			return nil
+		})
+	}
+	var events rule.Report
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and events that rules wait for
+		g.Go(func() (err error) {
+			ctx, cancel := beforeDeadline(ctx, reserve)
+			defer cancel()
+			if events, err = s.Engine.Sweep(ctx); err != nil {
+				s.Log.ErrorContext(ctx, "sweep cannot act on events", "cause", err)
+			}
+			return nil
+		})
+	}
+	var digests DigestReport
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // and digests
+		g.Go(func() error {
+			ctx, cancel := beforeDeadline(ctx, reserve/2)
+			defer cancel()
+			digests = s.Digests(ctx)
+			return nil
+		})
+	}
 	var cards CardReport
 	g.Go(func() error {
 		cards = s.Cards(ctx, event.Shards...)
@@ -142,9 +199,9 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 	report := s.Run(ctx, event.Shards...)
 	_ = g.Wait()
 	report.Unblocks, report.Cards = unblocks, cards
-	report.SanityRuns = runs
-	report.Errors += unblocks.Errors + cards.Errors + runs.Errors
-	report.Unfinished = report.Unfinished || cards.Unfinished
+	report.SanityRuns, report.Digests, report.Deliveries, report.Events, report.Bulks = runs, digests, deliveries, events, bulks
+	report.Errors += unblocks.Errors + cards.Errors + runs.Errors + digests.Errors + deliveries.Errors + events.Errors + bulks.Errors
+	report.Unfinished = report.Unfinished || cards.Unfinished || deliveries.Unfinished || events.Unfinished
 	if report.Errors > 0 || report.Unfinished {
 		return report, fmt.Errorf("left for the next sweep: %d items that could not be handled, and more that there was no time for: %t", report.Errors, report.Unfinished)
 	}
@@ -210,6 +267,10 @@ type office struct {
 	why      string      // then: why not
 	down     atomic.Bool // the mail system took nothing in this run
 	template mail.Template
+	noPost   atomic.Bool // what generated PINs are mailed with took nothing in this run
+
+	quiet      bool // it is in the tenant's quiet hours, until:
+	quietUntil time.Time
 }
 
 // shard does what is due in one shard, oldest first, in pages. Items that fail
@@ -262,6 +323,7 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 	var g errgroup.Group
 	g.SetLimit(parallel)
 	claimed := make(map[table.TenantID][]user.User)
+	issued := make(map[table.TenantID][]user.User)
 	for _, d := range due {
 		if d.Err != nil {
 			failed(d, d.Err)
@@ -270,6 +332,10 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 		o := r.office(ctx, d.Tenant)
 		if o.err != nil {
 			failed(d, o.err)
+			continue
+		}
+		if d.ToMail(now) {
+			issued[d.Tenant] = append(issued[d.Tenant], d.User)
 			continue
 		}
 		g.Go(func() error {
@@ -285,8 +351,29 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 						}
 					})
 				}
-			case o.sender == nil && d.User.Profile.Mail != "":
-				if done, err = r.Users.PostponeNotice(ctx, d.Tenant, actor, d.User, now.Add(wait), o.why); done {
+			case d.User.Unreachable() != "":
+				if done, err = r.Users.SkipNotice(ctx, o.core, actor, d.User, d.User.Unreachable()); done {
+					count(func(t *Report) {
+						if d.User.Profile.Mail == "" {
+							t.NoAddress++
+						} else {
+							t.Skipped++
+						}
+					})
+				}
+			case o.quiet:
+				var held bool
+				if held, done, err = r.Users.HoldNotice(ctx, o.core, actor, d.User, o.quietUntil); done {
+					count(func(t *Report) {
+						if held {
+							t.Held++
+						} else {
+							t.Skipped++
+						}
+					})
+				}
+			case o.sender == nil:
+				if done, err = r.Users.PostponeNotice(ctx, o.core, actor, d.User, now.Add(wait), o.why); done {
 					count(func(t *Report) { t.Postponed++ })
 				}
 			case o.down.Load(): // it stays due, and the next sweep tries again
@@ -294,7 +381,7 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 				count(func(t *Report) { t.Waiting++ })
 			default:
 				var u user.User
-				if u, done, err = r.Users.ClaimNotice(ctx, d.Tenant, d.User, lease); done {
+				if u, done, err = r.Users.ClaimNotice(ctx, o.core, actor, d.User, lease); done {
 					mu.Lock()
 					defer mu.Unlock()
 					claimed[d.Tenant] = append(claimed[d.Tenant], u)
@@ -320,10 +407,11 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 	defer cancelPage()
 	for id, users := range claimed {
 		g.Go(func() error {
-			deliveries := r.send(sending, r.office(ctx, id), users)
+			o := r.office(ctx, id)
+			deliveries := r.send(sending, o, users)
 			for i, u := range users {
 				d := deliveries[i]
-				marked, err := r.Users.MarkNotice(ctx, id, actor, u, d)
+				marked, err := r.Users.MarkNotice(ctx, o.core, actor, u, d)
 				if err != nil {
 					failed(user.Due{Tenant: id, User: u}, err)
 					continue
@@ -333,8 +421,44 @@ func (r *run) page(ctx context.Context, now time.Time, due []user.Due) Report {
 			return nil
 		})
 	}
+	for id, users := range issued {
+		o := r.office(ctx, id)
+		if o.noPost.Load() {
+			count(func(t *Report) { t.Waiting += len(users) })
+			continue
+		}
+		g.Go(func() error {
+			answered := false
+			for i, sent := range r.Users.SendIssued(ctx, o.core, r.Senders, users...) {
+				if sent.Err != nil {
+					failed(user.Due{Tenant: id, User: users[i]}, sent.Err)
+				}
+				answered = answered || sent.Stage != user.Postponed
+				count(func(t *Report) { t.issued(sent, users[i]) })
+			}
+			o.noPost.Store(!answered)
+			return nil
+		})
+	}
 	_ = g.Wait()
 	return total
+}
+
+// issued counts what came of one generated PIN.
+func (r *Report) issued(s user.Sent, read user.User) {
+	switch s.Stage {
+	case user.Activated:
+		r.Mailed++
+		if read.Pending.Repeated || read.Pending.Claimed {
+			r.Repeated++
+		}
+	case user.Dropped:
+		r.Dropped++
+	case user.Postponed:
+		r.Postponed++
+	case user.Overtaken:
+		r.Overtaken++
+	}
 }
 
 // delivered counts what came of one notice.
@@ -345,8 +469,6 @@ func (r *Report) delivered(d user.Delivery, claimed user.User, marked bool) {
 		if claimed.PIN.Notice.Repeated {
 			r.Repeated++
 		}
-	case d.State == user.NoticeSkipped:
-		r.NoAddress++
 	case d.State == user.NoticeFailed:
 		r.Refused++
 	default:
@@ -377,10 +499,6 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 	var messages []mail.Message
 	var of []int // whose message it is
 	for i, u := range users {
-		if u.Profile.Mail == "" {
-			deliveries[i] = user.Delivery{State: user.NoticeSkipped, Reason: "noAddress"}
-			continue
-		}
 		settings := o.core.Tenant.Settings
 		m, err := mail.Render(o.template, mail.PINExpiryValues{
 			PINExpiration: mail.FormatTime(u.PIN.ExpiresAt, settings.Location(), settings.Language),
@@ -392,7 +510,7 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 			deliveries[i] = postpone(u, "template", false)
 			continue
 		}
-		m.ID, m.To = u.MessageID(), u.Profile.Mail
+		m.ID, m.To, m.Bulk, m.Tenant, m.User = u.MessageID(), u.Profile.Mail, true, o.core.Tenant.ID, u.ID
 		messages, of = append(messages, m), append(of, i)
 	}
 	for j, result := range post(ctx, o.sender, &o.down, messages) {
@@ -401,7 +519,7 @@ func (r *run) send(ctx context.Context, o *office, users []user.User) []user.Del
 		case mail.Accepted:
 			deliveries[i] = user.Delivery{State: user.NoticeSent}
 		case mail.Refused:
-			deliveries[i] = user.Delivery{State: user.NoticeFailed, Reason: result.Code}
+			deliveries[i] = user.Delivery{State: user.NoticeFailed, Reason: result.Code, NoMailbox: result.NoMailbox}
 		default:
 			deliveries[i] = postpone(users[i], result.Code, result.Outcome == mail.Unknown)
 		}
@@ -455,6 +573,7 @@ func (r *run) open(ctx context.Context, o *office, id table.TenantID) (err error
 	if o.core, err = r.Tenants.Load(ctx, id); err != nil {
 		return err
 	}
+	o.quietUntil, o.quiet = o.core.Tenant.Settings.QuietUntil(r.Now())
 	refs := o.core.Tenant.Settings.ExpiryMail
 	switch {
 	case o.core.Tenant.Suspended:

@@ -28,7 +28,7 @@ import (
 func TestAnnouncedOnceThenDeleted(t *testing.T) {
 	w := newWorld(t, tabletest.New(t))
 	ada := w.user("ada")
-	w.user("bob", func(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 0, 0 })
+	w.user("bob", func(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 0, nil })
 	for _, step := range []struct {
 		at   time.Duration
 		want Report
@@ -628,7 +628,7 @@ func TestHangingMailServerStarvesNobody(t *testing.T) {
 		w.pass(time.Minute) // the others are due later
 		globex := w.core("globex")
 		over := globex
-		over.Policy.ExpirationHours, over.Policy.NotifyHoursBefore = 24, 0
+		over.Policy.ExpirationHours, over.Policy.NotifyHoursBefore = 24, nil
 		for i := range 40 {
 			w.userOf(globex, fmt.Sprint("bob", i), fmt.Sprintf("bob%d@globex.example", i))
 			w.userOf(over, fmt.Sprint("eve", i), "")
@@ -777,7 +777,14 @@ func TestCallsPerOperation(t *testing.T) {
 		{"generate", 0, func() error {
 			_, _, err := w.Users.GeneratePIN(ctx, core, admin, ada.ID, pin.GenerateOptions{})
 			return err
-		}, cost{1, 0, 1}},
+		}, cost{1, 1, 1}},
+		{"issue", 0, func() error {
+			_, err := w.Users.IssuePIN(ctx, core, admin, ada.ID, user.Issue{})
+			return err
+		}, cost{3, 1, 1}},
+		{"send", 0, func() error {
+			return w.Users.SendIssued(ctx, core, w.Senders, w.reread(ada))[0].Err
+		}, cost{3, 0, 2}}, // of which one is this test's
 		{"sweep, 0 due", 0, sweep(Report{}), cost{0, 16, 0}},
 		{"sweep, 1 notified", 24 * time.Hour, sweep(Report{Due: 1, Sent: 1}), cost{2, 17, 2}}, // 2 gets and a query are the tenant's
 		{"sweep, 1 expired", 24 * time.Hour, sweep(Report{Due: 1, Expired: 1}), cost{2, 17, 1}},

@@ -19,7 +19,10 @@ import (
 	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
+	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/pin"
+	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/tabletest"
@@ -77,6 +80,9 @@ func newWorld(tb testing.TB, over table.Table) *world {
 	w.Credentials = &credential.Credentials{Table: over, Audit: log, Now: now, Rand: rand.Reader}
 	w.Unblocks = &unblock.Unblocks{Table: over, Tenants: w.Tenants, Users: w.Users, Senders: w.Senders, Audit: log, Now: now, Rand: rand.Reader, Log: w.Sweep.Log,
 		Credentials: w.Credentials}
+	w.Deliveries = &delivery.Deliveries{Table: over, Tenants: w.Tenants, Users: w.Users, Senders: w.Senders, Audit: log, Now: now, Rand: rand.Reader, Log: w.Sweep.Log}
+	w.Engine = &rule.Engine{Table: over, Tenants: w.Tenants, Rules: &rule.Rules{Table: over, Audit: log, Now: now, Rand: rand.Reader}, Users: w.Users, Credentials: w.Credentials,
+		Unblocks: w.Unblocks, Deliveries: w.Deliveries, Senders: w.Senders, Audit: log, Now: now, Log: w.Sweep.Log}
 	w.open(acme)
 	return w
 }
@@ -90,7 +96,7 @@ func (w *world) open(id table.TenantID) {
 		w.Fatal(err)
 	}
 	p := core.Policy.Policy
-	p.ExpirationHours, p.NotifyHoursBefore = 48, 24
+	p.ExpirationHours, p.NotifyHoursBefore = 48, pin.Hours{24}
 	if _, err := w.Tenants.ChangePolicy(w.Context(), admin, core, p); err != nil {
 		w.Fatal(err)
 	}
@@ -170,7 +176,7 @@ func (w *world) userOf(core tenant.Core, name, address string) user.User {
 }
 
 // silently lets PINs live a day and announces nothing.
-func silently(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 24, 0 }
+func silently(c *tenant.Core) { c.Policy.ExpirationHours, c.Policy.NotifyHoursBefore = 24, nil }
 
 func (w *world) reread(u user.User) user.User {
 	w.Helper()
@@ -334,4 +340,20 @@ func (m *mortal) Query(ctx context.Context, r table.Range) (page table.Page, err
 
 func (m *mortal) Write(ctx context.Context, ops ...table.Op) error {
 	return m.run(func() error { return m.Table.Write(ctx, ops...) })
+}
+
+// witness is a mail system that takes everything and notes whose it was.
+type witness struct {
+	whose    []string
+	messages []mail.Message
+}
+
+func (s *witness) Send(_ context.Context, messages []mail.Message) []mail.Result {
+	results := make([]mail.Result, len(messages))
+	for i, m := range messages {
+		s.whose = append(s.whose, string(m.Tenant)+"/"+m.User)
+		s.messages = append(s.messages, m)
+		results[i] = mail.Result{Outcome: mail.Accepted}
+	}
+	return results
 }

@@ -82,9 +82,21 @@ func missing() error {
 }
 
 // network runs functions on a thread that is in a network of its own, and so are the
-// processes and connections that they start. The thread is never given back.
+// processes and connections that they start. The thread is never given back. It is not the
+// main one, whose network is shown in /proc as the whole process's.
 func (d *Daemon) network(unshared chan<- error) {
 	runtime.LockOSThread()
+	if syscall.Gettid() == os.Getpid() {
+		elsewhere := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(elsewhere)
+			d.network(unshared)
+		}()
+		<-elsewhere
+		runtime.UnlockOSThread()
+		return
+	}
 	err := syscall.Unshare(syscall.CLONE_NEWNET)
 	if err == nil {
 		// vpcd sends length and payload in two writes: without quick ACK, Nagle's
