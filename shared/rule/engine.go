@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,6 +63,9 @@ func (en *Engine) Receive(ctx context.Context, core tenant.Core, e event.Event, 
 	var vs problem.Violations
 	if err := vs.Merge(e.Validate()); err != nil {
 		return Answer{}, err
+	}
+	if fresh != nil {
+		vs.Under("newUser", newcomer(e.Ref, fresh).Validate())
 	}
 	switch age := now.Sub(e.At); {
 	case e.At.IsZero():
@@ -226,12 +230,7 @@ var creator = audit.Actor{Kind: audit.System, ID: "trigger"}
 // create makes the user whom an event names first. If the event is interrupted after that and
 // comes again, they are known.
 func (h *handling) create(ctx context.Context) (user.User, error) {
-	p := user.Profile{Username: h.e.Ref.Username, ExternalID: h.e.Ref.ExternalID, Mail: h.e.Ref.Mail}
-	if h.fresh != nil {
-		p = *h.fresh
-	} else if p.Username == "" {
-		p.Username = h.e.Ref.Mail
-	}
+	p := newcomer(h.e.Ref, h.fresh)
 	if p.Username == "" || h.e.Ref.ID != "" {
 		return user.User{}, fmt.Errorf("user %w", problem.ErrNotFound)
 	}
@@ -244,6 +243,18 @@ func (h *handling) create(ctx context.Context) (user.User, error) {
 		return user.User{}, fmt.Errorf("user %w", problem.ErrNotFound)
 	}
 	return u, err
+}
+
+// newcomer is the profile of somebody whom an event names first. What they are named by they
+// have, or the next event would not find them.
+func newcomer(ref event.Ref, fresh *user.Profile) user.Profile {
+	var p user.Profile
+	if fresh != nil {
+		p = *fresh
+	}
+	p.Username = cmp.Or(ref.Username, p.Username, ref.Mail)
+	p.ExternalID, p.Mail = cmp.Or(ref.ExternalID, p.ExternalID), cmp.Or(ref.Mail, p.Mail)
+	return p
 }
 
 // step does the next action, or considers the next rule, or notes that all is done.

@@ -239,6 +239,16 @@ func TestNewEmployee(t *testing.T) {
 	if err != nil || grace.PIN.State(w.Now()) != user.IsSet {
 		t.Errorf("she has %s, %v", grace.PIN.State(w.Now()), err)
 	}
+	other := &user.Profile{Username: "somebody else", Mail: "hopper@acme.example", ExternalID: "x-9"}
+	if a, err := w.Engine.Receive(t.Context(), w.core(acme), printJob("job-8", "hopper"), other); err != nil || outcomes(a)[0] != "acted, generatePIN done" {
+		t.Errorf("whose profile has another name: %v, %v", outcomes(a), err)
+	}
+	if u, err := w.Users.ByUsername(t.Context(), acme, "hopper"); err != nil || u.Profile.ExternalID != "x-9" {
+		t.Errorf("they are %+v, %v", u.Profile, err)
+	}
+	if _, err := w.Engine.Receive(t.Context(), w.core(acme), printJob("job-11", "bad"), &user.Profile{Username: "bad", Mail: "no address"}); err == nil || !strings.Contains(err.Error(), "newUser.mail") {
+		t.Errorf("a profile that cannot be: %v", err)
+	}
 	// A name alone is enough where an address is not wanted.
 	a := w.mustReceive(event.Event{ID: "job-9", Type: event.PrintJobSubmitted, At: w.Now(), Ref: event.Ref{Mail: "new@acme.example"}, Source: event.FromAPI})
 	w.wantOutcomes("named by mail", a, "acted, generatePIN done")
