@@ -27,6 +27,7 @@ import (
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/infra/softcard"
 	"github.com/pinward/pinward/infra/softcard/pcscd"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/credential"
@@ -53,7 +54,7 @@ type helpdesk struct {
 	system *wiring.System
 	core   tenant.Core
 	url    string
-	log    *safeBuffer
+	log    *testserver.Buffer
 	outbox *mail.Outbox
 	holder string
 	keys   map[string]string // role → API key
@@ -64,29 +65,12 @@ type helpdesk struct {
 	down bool // the relay cannot be reached
 }
 
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 var by = audit.Actor{Kind: audit.System, ID: "test"}
 
 func newHelpdesk(t testing.TB) *helpdesk {
 	t.Helper()
 	dir := t.TempDir()
-	h := &helpdesk{t: t, log: &safeBuffer{}, keys: map[string]string{}, reader: softcard.NewReader(), table: filepath.Join(dir, "table")}
+	h := &helpdesk{t: t, log: new(testserver.Buffer), keys: map[string]string{}, reader: softcard.NewReader(), table: filepath.Join(dir, "table")}
 	db, err := bolt.Open(h.table, bolt.NoSync())
 	h.must(err)
 	root, err := vault.LocalRoot(filepath.Join(dir, "root.key"))
@@ -281,8 +265,8 @@ type talk struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	seen  safeBuffer // with what was typed
-	out   safeBuffer // without
+	seen  testserver.Buffer // with what was typed
+	out   testserver.Buffer // without
 	ended chan error
 }
 
@@ -308,8 +292,8 @@ func startTalk(t testing.TB, cmd *exec.Cmd) *talk {
 func (s *talk) sees(text string, times int) {
 	s.t.Helper()
 	for began := time.Now(); strings.Count(s.out.String(), text) < times; time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > 15*time.Second {
-			s.t.Fatalf("no %q in 15 s:\n%s", text, s.seen.String())
+		if time.Since(began) > patience {
+			s.t.Fatalf("no %q in %v:\n%s", text, patience, s.seen.String())
 		}
 	}
 }
@@ -327,7 +311,7 @@ func (s *talk) ends() int {
 	s.t.Helper()
 	select {
 	case <-s.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		s.t.Fatalf("no end:\n%s", s.seen.String())
 	}
 	s.t.Log("\n" + s.seen.String())

@@ -134,12 +134,12 @@ func TestPAMFailsSafe(t *testing.T) {
 		insert     bool
 		within     time.Duration
 	}{
-		{"no bridge", "bridge=/nowhere/bridge", false, 3 * time.Second},
-		{"not enrolled", fmt.Sprintf("bridge=%s dir=%s %s", bridgePath(t), t.TempDir(), soft), true, 3 * time.Second},
-		{"no card", fmt.Sprintf("bridge=%s dir=%s %s", bridgePath(t), dir, soft), false, 5 * time.Second},
-		{"nobody answers", fmt.Sprintf("bridge=%s dir=%s %s", bridgePath(t), dir, soft), true, 10 * time.Second},
-		{"noise", "bridge=" + noise, false, 3 * time.Second},
-		{"the bridge hangs", "bridge=" + hang, false, 20 * time.Second},
+		{"no bridge", "bridge=/nowhere/bridge", false, 20 * time.Second},
+		{"not enrolled", fmt.Sprintf("bridge=%s dir=%s %s", bridgePath(t), t.TempDir(), soft), true, 20 * time.Second},
+		{"no card", fmt.Sprintf("bridge=%s dir=%s %s", bridgePath(t), dir, soft), false, 20 * time.Second},
+		{"nobody answers", fmt.Sprintf("bridge=%s dir=%s %s", bridgePath(t), dir, soft), true, 30 * time.Second},
+		{"noise", "bridge=" + noise, false, 20 * time.Second},
+		{"the bridge hangs", "bridge=" + hang, false, 45 * time.Second}, // of its 60
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.insert {

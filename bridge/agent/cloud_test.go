@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -21,13 +20,14 @@ import (
 	"github.com/pinward/pinward/bridge/journal"
 	"github.com/pinward/pinward/bridge/reader"
 	"github.com/pinward/pinward/infra/softcard"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/apdu"
 	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/relay"
 	"github.com/pinward/pinward/shared/secret"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // cloud is the other side of the relay.
 type cloud struct {
@@ -247,22 +247,7 @@ func (c *connection) closed() {
 }
 
 // logs is what the agent has logged.
-type logs struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logs) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type logs struct{ testserver.Buffer }
 
 func (l *logs) wait(t testing.TB, text string) {
 	t.Helper()

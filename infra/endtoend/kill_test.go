@@ -18,18 +18,19 @@ import (
 	"time"
 
 	"github.com/pinward/pinward/infra/softcard"
+	"github.com/pinward/pinward/infra/testserver"
 )
 
 // killRounds is how many rounds TestKillRounds has for each card, unless KILL_ROUNDS says
-// so.
-const killRounds = 35
+// so. The programs are built without the race detector.
+var killRounds = testserver.Rounds(35, 5)
 
 // TestKillRounds kills bridge, cloud and pcscd, one, two or all of them, at random moments
 // of an unblock, starts them again, and has the unblock made until it succeeds. After every
 // round the card works, its PUK is known, and nothing that an operation says of itself is
 // false. KILL_SEED repeats the choices, if not the moments.
 func TestKillRounds(t *testing.T) {
-	rounds := int(number(t, "KILL_ROUNDS", killRounds))
+	rounds := int(number(t, "KILL_ROUNDS", uint64(killRounds)))
 	seed := number(t, "KILL_SEED", uint64(time.Now().UnixNano()))
 	for i, profile := range softcard.Profiles {
 		t.Run(string(profile), func(t *testing.T) {

@@ -530,6 +530,11 @@ func TestKill(t *testing.T) {
 			})
 		}
 		time.Sleep(time.Duration(10+rand.IntN(90)) * time.Millisecond)
+		for began, some := time.Now(), false; !some && time.Since(began) < patience; time.Sleep(time.Millisecond) {
+			mu.Lock()
+			some = len(confirmed) > 0
+			mu.Unlock()
+		}
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}

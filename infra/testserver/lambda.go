@@ -20,7 +20,7 @@ type Lambda struct {
 	Ready time.Duration // from the start of the process until it first asked for work
 
 	cmd    *exec.Cmd
-	log    lockedBuffer
+	log    Buffer
 	server *http.Server
 	polled sync.Once
 	ready  chan struct{} // closed at the first poll

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/table"
@@ -547,7 +548,7 @@ func (s *stopping) Query(ctx context.Context, r table.Range) (table.Page, error)
 // goes on, and all is as if nothing had happened.
 func TestRunCutOffAnywhere(t *testing.T) {
 	for _, after := range []bool{false, true} {
-		for n := 1; ; n++ {
+		for n := 1; ; n += testserver.Rounds(1, 5) {
 			db := tabletest.New(t)
 			w := checks(t, db)
 			tmpl, second := w.valid(100), w.valid(50)

@@ -65,7 +65,7 @@ func newWorldOn(tb testing.TB, db table.Table) *world {
 	now := func() time.Time { return start.Add(time.Duration(w.past.Load())) }
 	// Records are a millisecond apart, so that their order is known.
 	tick := func() time.Time { return now().Add(time.Duration(w.told.Add(1)) * time.Millisecond) }
-	seeded := &lockedRand{ChaCha8: rand.NewChaCha8([32]byte{})}
+	seeded := &lockedRand{of: rand.NewChaCha8([32]byte{})}
 	w.Credentials = &Credentials{Table: db, Audit: audit.Log{Now: tick, Rand: seeded}, Now: now, Rand: seeded}
 	w.core, w.other = w.newCore(acme), w.newCore(globex)
 	return w
@@ -96,14 +96,14 @@ func (w *world) put(keys ...table.Key) {
 
 // lockedRand is a generator for concurrent use.
 type lockedRand struct {
-	sync.Mutex
-	*rand.ChaCha8
+	mu sync.Mutex
+	of *rand.ChaCha8
 }
 
 func (r *lockedRand) Read(b []byte) (int, error) {
-	r.Lock()
-	defer r.Unlock()
-	return r.ChaCha8.Read(b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.of.Read(b)
 }
 
 func (w *world) pass(d time.Duration) { w.past.Add(int64(d)) }

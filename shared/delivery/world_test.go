@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -20,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/problem"
@@ -45,7 +45,7 @@ type world struct {
 	receiver *receiver
 	endpoint Endpoint
 	secret   secret.Text
-	log      *lockedBuffer
+	log      *testserver.Buffer
 	past     atomic.Int64 // time.Duration that the clock is ahead
 	n        atomic.Int64
 }
@@ -56,7 +56,7 @@ func newWorld(tb testing.TB, over table.Table) *world {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w := &world{TB: tb, receiver: newReceiver(tb), log: new(lockedBuffer)}
+	w := &world{TB: tb, receiver: newReceiver(tb), log: new(testserver.Buffer)}
 	if w.outbox, err = mail.OpenOutbox(tb.TempDir()); err != nil {
 		tb.Fatal(err)
 	}
@@ -301,23 +301,6 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error { p.once.Do(func() { close(p.closed) }); return nil }
 
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443} }
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // mortal is a table that a process loses at its n-th call, made or not, for good.
 type mortal struct {

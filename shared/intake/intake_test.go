@@ -15,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/intake"
@@ -389,7 +390,7 @@ func messy(seed uint64, parts, n int, once bool) (texts []string) {
 
 // TestDryRun tells exactly what the import then does, and does nothing.
 func TestDryRun(t *testing.T) {
-	for seed := range uint64(10) {
+	for seed := range uint64(testserver.Rounds(10, 2)) {
 		w := newWorld(t)
 		updates := seed%2 == 1
 		change := func(o *intake.Options) { o.Update = updates }
@@ -427,7 +428,7 @@ func TestDiedHalfWay(t *testing.T) {
 	plain.bring(smooth, text)
 	for _, after := range []bool{false, true} {
 		failed := 0
-		for n := 1; ; n += 1 + n/4 {
+		for n := 1; ; n += 1 + n*testserver.Rounds(1, 12)/4 {
 			w := newWorld(t)
 			w.step.Store(int64(5 * time.Millisecond)) // a row takes that long: progress is saved on the way
 			im := w.create()
@@ -454,7 +455,7 @@ func TestDiedHalfWay(t *testing.T) {
 				return
 			}
 		}
-		if failed < 20 {
+		if failed < testserver.Rounds(20, 3) {
 			t.Errorf("only %d calls failed", failed)
 		}
 	}
@@ -467,9 +468,10 @@ func (w *world) on(db table.Table) { w.Table, w.Credentials.Table, w.Users.Table
 // card comes once.
 func TestAtOnce(t *testing.T) {
 	w := newWorld(t)
+	rows := testserver.Rounds(2000, 400)
 	var b strings.Builder
 	b.WriteString("cardId,holderUsername,puk\n")
-	for i := range 2000 {
+	for i := range rows {
 		fmt.Fprintf(&b, "%s,ada,%s\n", cardID(i), puk(i))
 	}
 	ims := []intake.Import{w.create(), w.create()}
@@ -491,10 +493,10 @@ func TestAtOnce(t *testing.T) {
 		w.part(im, 1, b.String())
 	}
 	x, y := w.counts(ims[0]), w.counts(ims[1])
-	if x.Taken+y.Taken != 2000 || x.Unchanged+y.Unchanged != 2000 || x.Refused+y.Refused != 0 {
+	if x.Taken+y.Taken != rows || x.Unchanged+y.Unchanged != rows || x.Refused+y.Refused != 0 {
 		t.Errorf("%+v and %+v, want each card taken once", x, y)
 	}
-	if n := len(w.cards()); n != 2000 {
+	if n := len(w.cards()); n != rows {
 		t.Errorf("%d cards", n)
 	}
 }
@@ -545,19 +547,52 @@ func TestPatience(t *testing.T) {
 	w.step.Store(int64(time.Second))
 	var b strings.Builder
 	b.WriteString("cardId,label\n")
-	for i := range 5000 {
-		fmt.Fprintf(&b, "%s,%s\n", cardID(i%4900), "x")
+	rows := testserver.Rounds(5000, 1500)
+	for i := range rows {
+		fmt.Fprintf(&b, "%s,%s\n", cardID(i%(rows-100)), "x")
 	}
 	calls := 0
 	for p := (intake.Part{}); !p.Done; calls++ {
 		p = w.part(im, 1, b.String())
 	}
-	if c := w.counts(im); calls < 2 || c.Taken != 4900 || c.Unchanged != 100 {
+	if c := w.counts(im); calls < 2 || c.Taken != rows-100 || c.Unchanged != 100 {
 		t.Errorf("%d calls, %+v", calls, c)
 	}
-	if len(w.cards()) != 4900 {
+	if len(w.cards()) != rows-100 {
 		t.Errorf("%d cards", len(w.cards()))
 	}
+}
+
+// TestPatienceOfDryRun: what a dry run recalls of the parts before counts too, and still each
+// call comes further.
+func TestPatienceOfDryRun(t *testing.T) {
+	w := newWorld(t)
+	im := w.create(dry)
+	w.part(im, 1, "cardId\n"+cardID(0))
+	w.on(slowToRead{w.Table, table.JobChunkKey(acme, im.ID, 1, 1), func() { w.looks.Add(20_000) }})
+	w.step.Store(int64(time.Millisecond))
+	text := strings.Repeat(cardID(0)+"\n", 2000)
+	first := w.part(im, 2, text)
+	if first.Done || first.Rows == 0 {
+		t.Errorf("after 20 s: %+v", first)
+	}
+	if p := w.part(im, 2, text); p.Rows != 2000 || p.Counts.Unchanged != 2000 {
+		t.Errorf("after %d rows: %+v", first.Rows, p)
+	}
+}
+
+// slowToRead is a table in which something passes before one item is read.
+type slowToRead struct {
+	table.Table
+	key    table.Key
+	before func()
+}
+
+func (s slowToRead) Get(ctx context.Context, k table.Key) (table.Item, error) {
+	if k == s.key {
+		s.before()
+	}
+	return s.Table.Get(ctx, k)
 }
 
 // TestUpdate: with it, label and holder change; a PUK never does.
@@ -583,13 +618,14 @@ func TestUpdate(t *testing.T) {
 func TestNoGuessing(t *testing.T) {
 	w := newWorld(t)
 	w.bring(w.create(), "cardId,puk\n"+cardID(1)+","+puk(1)+"\n")
+	rows := testserver.Rounds(3000, 1100)
 	guesses := "cardId,puk\n"
-	for i := range 3000 {
-		guesses += cardID(1) + "," + puk(3000-i) + "\n"
+	for i := range rows {
+		guesses += cardID(1) + "," + puk(rows-i) + "\n"
 	}
 	for _, change := range []func(*intake.Options){func(*intake.Options) {}, dry} {
 		im := w.create(change)
-		if got := w.bring(im, guesses); got != (intake.Counts{Refused: 3000}) {
+		if got := w.bring(im, guesses); got != (intake.Counts{Refused: rows}) {
 			t.Errorf("%+v", got)
 		}
 		told := slices.DeleteFunc(w.recorded(intake.Subject(im.ID)), func(r audit.Record) bool { return r.Action != "import.secretsDiffer" })
@@ -673,9 +709,13 @@ func TestFormulas(t *testing.T) {
 // several pieces.
 func TestResultHasAnEnd(t *testing.T) {
 	w := newWorld(t)
-	im := w.create()
-	bad := strings.Repeat("xx,"+strings.Repeat("y", 4)+"\n", 40_000)
-	w.part(im, 1, "cardId,puk\n"+bad)
+	name := strings.Repeat("n", 95) // the result repeats it
+	im := w.create(func(o *intake.Options) {
+		o.Columns = map[intake.Field]string{intake.CardID: name + "1", intake.PUK: name + "2"}
+	})
+	const rows = 15_000
+	bad := strings.Repeat("xx,yyyy\n", rows)
+	w.part(im, 1, name+"1,"+name+"2\n"+bad)
 	for n := 2; n <= 4; n++ {
 		w.part(im, n, bad)
 	}
@@ -683,14 +723,13 @@ func TestResultHasAnEnd(t *testing.T) {
 	w.must(err)
 	told := 0
 	for i, p := range parts {
-		if p.Counts.Refused != 40_000 || p.Unkept == 0 || p.Unkept == 40_000 {
+		if p.Counts.Refused != rows || p.Unkept == 0 || p.Unkept == rows {
 			t.Errorf("part %d: %+v", i+1, p)
 		}
-		told += 40_000 - p.Unkept
+		told += rows - p.Unkept
 	}
-	rows := w.result(im)
 	notes, lines := 0, map[string]bool{}
-	for _, r := range rows {
+	for _, r := range w.result(im) {
 		cells := strings.Split(r, "|")
 		if strings.Contains(r, "more rows of this part") {
 			notes++
@@ -698,7 +737,7 @@ func TestResultHasAnEnd(t *testing.T) {
 			lines[cells[1]] = true
 		}
 	}
-	if notes != 4 || len(lines) != told || !lines["80002"] {
+	if notes != 4 || len(lines) != told || !lines[fmt.Sprint(2*rows+2)] {
 		t.Errorf("%d notes, %d lines told of %d", notes, len(lines), told)
 	}
 }

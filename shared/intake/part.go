@@ -24,7 +24,7 @@ const (
 	lanes     = table.CountShards
 	roundSize = lanes * 64 // rows in work
 
-	patience  = 20 * time.Second // of a call: an HTTP API waits 30 s
+	patience  = 20 * time.Second // of a call, all it does: an HTTP API waits 30 s
 	saveEvery = 2 * time.Second
 	saveSize  = 250_000 // bytes of the result
 	// laneTries bounds how often a Write begins anew because somebody else was faster, and
@@ -41,6 +41,7 @@ const (
 // What is wrong with a row is in the Result; what is wrong with the part as a whole is an
 // InvalidError, and nothing of it is taken.
 func (is *Imports) Part(ctx context.Context, core tenant.Core, by audit.Actor, id string, number int, data []byte) (Part, error) {
+	begun := is.Now()
 	if number < 1 || number > MaxParts {
 		return Part{}, problem.Invalid("range", "part", "must be numbered 1 to %d", MaxParts)
 	}
@@ -62,7 +63,7 @@ func (is *Imports) Part(ctx context.Context, core tenant.Core, by audit.Actor, i
 		} else if err != nil || p.Done {
 			return p, err
 		}
-		s := &settings{is: is, core: core, by: by, im: im, number: number}
+		s := &settings{is: is, core: core, by: by, im: im, number: number, begun: begun}
 		if _, s.key, err = is.privateKey(ctx, core); err != nil && !errors.Is(err, problem.ErrNotFound) {
 			return Part{}, err
 		}
@@ -161,6 +162,7 @@ type settings struct {
 	im     Import
 	number int               // the part's
 	key    *ecdsa.PrivateKey // the import key; nil if there is none
+	begun  time.Time         // the call
 	memory *memory           // of a dry run
 }
 
@@ -316,7 +318,6 @@ type run[T any] struct {
 	kept     []told   // of the result, not saved yet
 	size     int      // of kept
 	before   int      // how many rows a dry run would have taken in the parts before
-	begun    time.Time
 	saved    time.Time
 }
 
@@ -328,8 +329,7 @@ func take[T any](ctx context.Context, s *settings, t taker[T], p Part, data []by
 			return Part{}, err
 		}
 	}
-	r.begun = r.is.Now()
-	r.saved = r.begun
+	r.saved = r.is.Now()
 	rows := r.im.rows(data, r.part.Number == 1)
 	for range r.part.Rows { // done before
 		if _, err := rows.next(); err != nil {

@@ -303,7 +303,7 @@ func messyUsers(seed uint64, parts, n int, once bool) (texts []string) {
 // TestUsersDryRun tells exactly what the import then does, and does nothing: also where PINs
 // identify, and where the policy asks for longer PINs as there are more users.
 func TestUsersDryRun(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(testserver.Rounds(4, 2)) {
 		updates := seed%2 == 1
 		edits := []func(*tenant.Core){byUsers}
 		if seed%4 < 2 {
@@ -347,8 +347,10 @@ func TestUsersDryRun(t *testing.T) {
 // effect, and sends the part again: users, events and result are as if nothing had happened.
 // Only why a row is refused may be told otherwise: by then rows after it may have come.
 func TestUsersDiedHalfWay(t *testing.T) {
-	t.Run("every call", func(t *testing.T) { usersDieHalfWay(t, 40, func(n int) int { return n + 1 }) })
-	t.Run("several rounds", func(t *testing.T) { usersDieHalfWay(t, 1100, func(n int) int { return 3*n + 1 }) })
+	t.Run("every call", func(t *testing.T) { usersDieHalfWay(t, 40, func(n int) int { return n + testserver.Rounds(1, 6) }) })
+	t.Run("several rounds", func(t *testing.T) {
+		usersDieHalfWay(t, 1100, func(n int) int { return testserver.Rounds(3, 30)*n + 1 })
+	})
 }
 
 func usersDieHalfWay(t *testing.T, rows int, next func(int) int) {
@@ -389,7 +391,7 @@ func usersDieHalfWay(t *testing.T, rows int, next func(int) int) {
 				return
 			}
 		}
-		if failed < 6 {
+		if failed < testserver.Rounds(6, 2) {
 			t.Errorf("only %d calls failed", failed)
 		}
 	}
@@ -428,7 +430,8 @@ func TestUsersAtOnce(t *testing.T) {
 	w := newUsersWorld(t, pinOnly)
 	var b strings.Builder
 	b.WriteString("username,externalId,pin\n")
-	for i := range 1500 {
+	rows := testserver.Rounds(1500, 400)
+	for i := range rows {
 		fmt.Fprintf(&b, "p%d,x%d,%s\n", i, i, goodPIN(i))
 	}
 	ims := []intake.Import{w.create(), w.create()}
@@ -450,10 +453,10 @@ func TestUsersAtOnce(t *testing.T) {
 		w.part(im, 1, b.String())
 	}
 	x, y := w.counts(ims[0]), w.counts(ims[1])
-	if x.Taken+y.Taken != 1500 || x.Unchanged+y.Unchanged != 1500 || x.Refused+y.Refused != 0 {
+	if x.Taken+y.Taken != rows || x.Unchanged+y.Unchanged != rows || x.Refused+y.Refused != 0 {
 		t.Errorf("%+v and %+v, want each user taken once", x, y)
 	}
-	if n := len(w.everybody()); n != 1502 {
+	if n := len(w.everybody()); n != rows+2 {
 		t.Errorf("%d users", n)
 	}
 }
@@ -510,17 +513,18 @@ func TestOnePINForAll(t *testing.T) {
 		counting := tabletest.Count(w.Table)
 		w.on(counting)
 		file := "username,externalId,pin\n"
-		for i := range 3000 {
+		rows := testserver.Rounds(3000, 1100)
+		for i := range rows {
 			file += fmt.Sprintf(row, i)
 		}
 		im := w.create()
 		began := time.Now()
-		if got := w.bring(im, file); got != (intake.Counts{Taken: 1, Refused: 2999}) {
+		if got := w.bring(im, file); got != (intake.Counts{Taken: 1, Refused: rows - 1}) {
 			t.Errorf("%s: %+v", name, got)
 		}
 		calls := counting.Take()
 		t.Logf("%s: %v, %+v", name, time.Since(began), calls)
-		if calls.Gets > 5*3000 || calls.Writes > 100 {
+		if calls.Gets > 5*rows || calls.Writes > 100 {
 			t.Errorf("%s: %+v", name, calls)
 		}
 		refused := 0
@@ -531,7 +535,7 @@ func TestOnePINForAll(t *testing.T) {
 				refused += n
 			}
 		}
-		if want := map[string]int{"pin": 2999}[name]; refused != want {
+		if want := map[string]int{"pin": rows - 1}[name]; refused != want {
 			t.Errorf("%s: %d PINs are recorded as taken, want %d", name, refused, want)
 		}
 	}

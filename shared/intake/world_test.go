@@ -55,7 +55,7 @@ func newWorldOn(tb testing.TB, db table.Table) *world {
 	tb.Helper()
 	w := &world{TB: tb, people: map[string]string{}}
 	now := func() time.Time { return start.Add(time.Duration(w.looks.Add(1) * w.step.Load())) }
-	seeded := &lockedRand{ChaCha8: rand.NewChaCha8([32]byte{})}
+	seeded := &lockedRand{of: rand.NewChaCha8([32]byte{})}
 	log := audit.Log{Now: now, Rand: seeded}
 	w.Imports = &intake.Imports{
 		Kind: intake.Cards, Table: db, Audit: log, Now: now, Rand: seeded,
@@ -104,14 +104,14 @@ func (w *world) must(err error) {
 
 // lockedRand is a generator for concurrent use.
 type lockedRand struct {
-	sync.Mutex
-	*rand.ChaCha8
+	mu sync.Mutex
+	of *rand.ChaCha8
 }
 
 func (r *lockedRand) Read(b []byte) (int, error) {
-	r.Lock()
-	defer r.Unlock()
-	return r.ChaCha8.Read(b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.of.Read(b)
 }
 
 // create begins an import of CSV, of PIV cards or of users, or what change makes of it.

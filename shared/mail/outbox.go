@@ -122,11 +122,14 @@ func (o *Outbox) Open(name string) (Mail, error) {
 func (o *Outbox) write(id string, at time.Time, eml []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	names, err := o.names()
+	entries, err := fs.ReadDir(o.root.FS(), ".")
 	if err != nil {
-		return err
+		return fmt.Errorf("list outbox: %w", err)
 	}
-	if slices.ContainsFunc(names, func(name string) bool { return outboxName.FindStringSubmatch(name)[1] == id }) {
+	if slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		at, ok := strings.CutSuffix(e.Name(), "-"+id+outboxExt)
+		return ok && len(at) == len(outboxTime)
+	}) {
 		return nil
 	}
 	name := at.UTC().Format(outboxTime) + "-" + id

@@ -187,7 +187,7 @@ func TestSMTPSilence(t *testing.T) {
 		t.Run(test.name+" by timeout", func(t *testing.T) {
 			began := time.Now()
 			wantCodes(t, sendSMTP(t, t.Context(), Senders{RootCAs: server.RootCAs, Timeout: limit}, test.c, test.messages...), test.want...)
-			if d := time.Since(began); d > limit+2*time.Second {
+			if d := time.Since(began); d > limit+20*time.Second {
 				t.Errorf("took %v", d)
 			}
 		})
@@ -196,7 +196,7 @@ func TestSMTPSilence(t *testing.T) {
 			defer cancel()
 			began := time.Now()
 			got := sendSMTP(t, ctx, Senders{RootCAs: server.RootCAs, Timeout: time.Minute}, test.c, test.messages...)
-			if d := time.Since(began); d > limit+2*time.Second {
+			if d := time.Since(began); d > limit+20*time.Second {
 				t.Errorf("took %v", d)
 			}
 			for i, r := range got {

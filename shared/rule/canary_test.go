@@ -25,7 +25,7 @@ import (
 // log and what webhooks were told. It is in its owner's mail only.
 func TestCanary(t *testing.T) {
 	w := newWorld(t)
-	var told lockedBuffer
+	var told testserver.Buffer
 	hooks := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_ = r.Header.Write(&told)
 		_, _ = io.Copy(&told, r.Body)
@@ -114,8 +114,8 @@ func TestCanary(t *testing.T) {
 		bytes []byte
 		holds string // to show that it is what is looked for
 	}{
-		"the table": {file, "user7@acme.example"}, "the log": {w.log.Bytes(), ""}, "the answers": {answers.Bytes(), "generatePIN"},
-		"the audit log": {records.Bytes(), "rule.acted"}, "what webhooks were told": {told.Bytes(), "custom.make"},
+		"the table": {file, "user7@acme.example"}, "the log": {[]byte(w.log.String()), ""}, "the answers": {answers.Bytes(), "generatePIN"},
+		"the audit log": {records.Bytes(), "rule.acted"}, "what webhooks were told": {[]byte(told.String()), "custom.make"},
 	} {
 		if !bytes.Contains(where.bytes, []byte(where.holds)) {
 			t.Errorf("%s is not what is looked for", name)

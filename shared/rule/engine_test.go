@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/delivery"
 	"github.com/pinward/pinward/shared/event"
@@ -699,10 +700,7 @@ func TestCost(t *testing.T) {
 // TestRandomRules lets random rules meet random events: no chain is too long, no PIN is made
 // that the policy refuses, nothing happens to another tenant, and it comes to an end.
 func TestRandomRules(t *testing.T) {
-	rounds := 1000
-	if raced { // which is slow
-		rounds = 150
-	}
+	rounds := testserver.Rounds(1000, 100)
 	w := newWorld(t)
 	w.open("other")
 	theirs, err := w.Users.Create(t.Context(), w.core("other"), admin, user.Profile{Username: "ada", Mail: "ada@other.example"}, ptr(secret.New("73915846")))

@@ -1,7 +1,6 @@
 package rule_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pinward/pinward/functions/wiring"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/mail"
@@ -43,7 +43,7 @@ type world struct {
 	path   string
 	fails  *switched
 	outbox *mail.Outbox
-	log    *lockedBuffer
+	log    *testserver.Buffer
 	past   atomic.Int64 // time.Duration since start
 	read   string       // the last mail that newMails returned
 }
@@ -78,17 +78,6 @@ func (s *switched) Write(ctx context.Context, ops ...table.Op) error {
 	return s.now().Write(ctx, ops...)
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
 	root, err := vault.LocalRoot(filepath.Join(tb.TempDir(), "root.key"))
@@ -100,7 +89,7 @@ func newWorld(tb testing.TB) *world {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = outbox.Close() })
-	w := &world{TB: tb, outbox: outbox, log: &lockedBuffer{}, path: filepath.Join(tb.TempDir(), "table")}
+	w := &world{TB: tb, outbox: outbox, log: new(testserver.Buffer), path: filepath.Join(tb.TempDir(), "table")}
 	if w.db, err = bolt.Open(w.path, bolt.NoSync()); err != nil {
 		tb.Fatal(err)
 	}

@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"github.com/pinward/pinward/infra/softcard"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/card"
 )
 
@@ -323,7 +324,8 @@ var deep = flag.Bool("deep", false, "visit schedules with one more fault, for so
 // TestSchedules visits every schedule within bounds, and finds that no PUK is lost, no card
 // is bricked, and nothing is said of a card that is not so.
 func TestSchedules(t *testing.T) {
-	quick := testing.Short() || raceDetector
+	quick := testing.Short() || testserver.Raced
+	faults := testserver.Rounds(2, 1) // at least
 	for _, test := range []struct {
 		scenario
 		bounds
@@ -334,18 +336,18 @@ func TestSchedules(t *testing.T) {
 		{silent, bounds{unblocks: 3, faults: 3, bridges: 1}, !*deep},
 		{tells, bounds{unblocks: 3, faults: 2, bridges: 1}, quick},
 		{tells, bounds{unblocks: 2, faults: 3, bridges: 1}, quick},
-		{tells, bounds{unblocks: 2, faults: 2, bridges: 1}, false},
-		{silent, bounds{unblocks: 2, faults: 2, bridges: 1}, false},
+		{tells, bounds{unblocks: 2, faults: faults, bridges: 1}, false},
+		{silent, bounds{unblocks: 2, faults: faults, bridges: 1}, false},
 		{silent, bounds{unblocks: 2, faults: 3, bridges: 1}, quick},
 		{silent, bounds{unblocks: 3, faults: 2, bridges: 1}, quick},
-		{claimed, bounds{unblocks: 2, faults: 2, bridges: 1}, false},
+		{claimed, bounds{unblocks: 2, faults: faults, bridges: 1}, false},
 		{claimed, bounds{unblocks: 3, faults: 2, bridges: 1}, quick},
-		{both, bounds{unblocks: 2, faults: 2, bridges: 1}, false},
+		{both, bounds{unblocks: 2, faults: faults, bridges: 1}, false},
 		{both, bounds{unblocks: 3, faults: 2, bridges: 1}, quick},
-		{applet, bounds{unblocks: 2, faults: 2, bridges: 1}, false},
-		{tells, bounds{unblocks: 2, faults: 2, bridges: 2, moves: true}, false},
+		{applet, bounds{unblocks: 2, faults: faults, bridges: 1}, false},
+		{tells, bounds{unblocks: 2, faults: faults, bridges: 2, moves: true}, false},
 		{tells, bounds{unblocks: 3, faults: 2, bridges: 2, moves: true}, quick},
-		{gids, bounds{unblocks: 2, faults: 2, bridges: 2, moves: true}, false},
+		{gids, bounds{unblocks: 2, faults: faults, bridges: 2, moves: true}, false},
 		{gids, bounds{unblocks: 3, faults: 2, bridges: 1, moves: true}, quick},
 		{gids, bounds{unblocks: 2, faults: 3, bridges: 1}, quick},
 	} {
@@ -413,7 +415,7 @@ func TestScheduleMutations(t *testing.T) {
 		{"what was told before", mutations{seenSame: true}, tells, anything, false},
 	} {
 		t.Run(fmt.Sprintf("%s/%s/%s", mutation.name, mutation.scenario.name, mutation.wrong), func(t *testing.T) {
-			if mutation.costly && (testing.Short() || raceDetector) {
+			if mutation.costly && (testing.Short() || testserver.Raced) {
 				t.Skip("takes too long here")
 			}
 			states := 0

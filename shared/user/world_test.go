@@ -62,7 +62,7 @@ func newWorld(tb testing.TB, edits ...func(*tenant.Core)) *world {
 	now := func() time.Time { return start.Add(time.Duration(w.past.Load())) }
 	// Records are a millisecond apart, so that their order is known.
 	tick := func() time.Time { return now().Add(time.Duration(w.told.Add(1)) * time.Millisecond) }
-	seeded := &lockedRand{ChaCha8: rand.NewChaCha8([32]byte{})}
+	seeded := &lockedRand{of: rand.NewChaCha8([32]byte{})}
 	w.Users = &Users{Table: tabletest.New(tb), Audit: audit.Log{Now: tick, Rand: seeded}, Now: now, Rand: seeded}
 	w.core = w.newCore(acme)
 	for _, edit := range edits {
@@ -86,14 +86,14 @@ func (w *world) newCore(id table.TenantID) tenant.Core {
 
 // lockedRand is a generator for concurrent use.
 type lockedRand struct {
-	sync.Mutex
-	*rand.ChaCha8
+	mu sync.Mutex
+	of *rand.ChaCha8
 }
 
 func (r *lockedRand) Read(b []byte) (int, error) {
-	r.Lock()
-	defer r.Unlock()
-	return r.ChaCha8.Read(b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.of.Read(b)
 }
 
 func pinOnly(c *tenant.Core) { c.Tenant.Settings.PINOnlyLogin = true }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/pinward/pinward/functions/api/rest"
 	"github.com/pinward/pinward/functions/wiring"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/table"
@@ -49,8 +50,8 @@ var canary = &witness{secrets: map[string]string{}, people: map[string]string{}}
 const shortest = 8
 
 type witness struct {
-	log     lockedBuffer
-	answers lockedBuffer // but those that show a secret once
+	log     testserver.Buffer
+	answers testserver.Buffer // but those that show a secret once
 
 	mu      sync.Mutex
 	secrets map[string]string // value → what it is
@@ -125,23 +126,6 @@ func (w *witness) err() error {
 func around(text, value string) string {
 	i := strings.Index(text, value)
 	return text[max(0, i-200):min(len(text), i+len(value)+200)]
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // clock is a clock that stands still.

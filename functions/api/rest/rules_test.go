@@ -272,7 +272,7 @@ func TestBadRules(t *testing.T) {
 	began := time.Now()
 	f.rule(f.key, test(object{"matches": "(a+)+b"}).but(object{"on": true}))
 	f.call("POST", "/v1/events", f.key, object{"id": "slow", "type": "print-job.submitted", "attributes": object{"door": strings.Repeat("a", 1000)}}).want(200)
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 20*time.Second { // one that goes back would not end
 		t.Errorf("a pattern took %v", took)
 	}
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pinward/pinward/infra/softcard"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/infra/testserver/desk"
 	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/relay"
@@ -164,9 +165,9 @@ func TestFaults(t *testing.T) {
 	for _, profile := range profiles {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, after %t", profile, after), func(t *testing.T) {
-				for n := 1; ; n++ {
+				for n := 1; ; n += testserver.Rounds(1, 6) {
 					if !struckAt(t, profile, n, after) || t.Failed() {
-						t.Logf("%d calls", n-1)
+						t.Logf("all calls before %d", n)
 						return
 					}
 				}
@@ -214,8 +215,8 @@ func struckAt(t *testing.T, profile softcard.Profile, n int, after bool) bool {
 // TestBadLine loses, repeats and holds back messages in both directions, and lets bridges
 // crash, by chance. The person may have to come back, but what is known is true.
 func TestBadLine(t *testing.T) {
-	reset := 0
-	for seed := range uint64(120) {
+	reset, seeds := 0, testserver.Rounds(120, 15)
+	for seed := range uint64(seeds) {
 		chance := rand.New(rand.NewPCG(seed, 1))
 		d := desk.New(t)
 		p := newPerson(d, profiles[seed%3])
@@ -256,9 +257,9 @@ func TestBadLine(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, d.Operations(p.credential))
 		}
 	}
-	t.Logf("of 120, %d have their PIN", reset)
-	if reset < 60 {
-		t.Errorf("only %d of 120 have got a PIN", reset)
+	t.Logf("of %d, %d have their PIN", seeds, reset)
+	if reset < seeds/2 {
+		t.Errorf("only %d of %d have got a PIN", reset, seeds)
 	}
 }
 
@@ -268,7 +269,7 @@ func TestFaultsOfFindingOut(t *testing.T) {
 	for _, profile := range []softcard.Profile{softcard.PivApplet, softcard.GIDS} {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, after %t", profile, after), func(t *testing.T) {
-				for n, calls := 1, 1; calls >= n && !t.Failed(); n++ {
+				for n, calls := 1, 1; calls >= n && !t.Failed(); n += testserver.Rounds(1, 6) {
 					d := desk.New(t)
 					p := newPerson(d, profile)
 					p.lost(p.results)

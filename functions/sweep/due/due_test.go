@@ -622,7 +622,8 @@ func TestHangingMailServerStarvesNobody(t *testing.T) {
 			SMTP: mail.SMTPSettings{Host: "mail.acme.example", Port: 465, Security: mail.SecurityTLS}})
 		w.Senders.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
 		w.open("globex")
-		for i := range 1200 {
+		many := testserver.Rounds(1200, 400)
+		for i := range many {
 			w.user(fmt.Sprint("many", i))
 		}
 		w.pass(time.Minute) // the others are due later
@@ -638,7 +639,7 @@ func TestHangingMailServerStarvesNobody(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		got := w.Run(ctx)
-		if got.Sent != 40 || got.Expired != 40 || got.Unfinished || got.Errors > 0 || got.Waiting+got.Postponed != 1200 {
+		if got.Sent != 40 || got.Expired != 40 || got.Unfinished || got.Errors > 0 || got.Waiting+got.Postponed != many {
 			t.Errorf("one sweep: %+v", got)
 		}
 		if took := time.Since(began); took > 2*patience {
@@ -706,11 +707,11 @@ func TestCost(t *testing.T) {
 	core := w.core(acme)
 	long := core
 	long.Policy.ExpirationHours = 10_000
-	for i := range 5_000 {
+	for i := range testserver.Rounds(5_000, 300) {
 		w.userOf(long, fmt.Sprint("not due ", i), "")
 	}
 	const tenantReads = 3 // tenant, messaging configuration, template
-	for _, due := range []int{0, 25, 200} {
+	for _, due := range []int{0, 25, testserver.Rounds(200, 50)} {
 		for i := range due {
 			w.userOf(core, fmt.Sprintf("due %d of %d", i, due), "due@acme.example")
 		}

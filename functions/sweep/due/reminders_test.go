@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/pin"
 	"github.com/pinward/pinward/shared/table"
@@ -22,12 +23,15 @@ func reminding(life int, hours ...int) func(*tenant.Core) {
 
 var night = tenant.QuietHours{From: 20 * time.Hour, To: 7 * time.Hour}
 
-// sentAt sweeps every quarter of an hour, and returns when, by the tenant's clock, mails to
+// tick is the time between sweeps.
+var tick = time.Duration(testserver.Rounds(15, 30)) * time.Minute
+
+// sentAt sweeps at every tick, and returns when, by the tenant's clock, mails to
 // an address were sent.
 func (w *world) sentAt(until time.Duration, address string, meanwhile func(time.Duration)) (at []string) {
 	w.Helper()
 	berlin := w.core(acme).Tenant.Settings.Location()
-	for past := time.Duration(w.past.Load()); past <= until; past += 15 * time.Minute {
+	for past := time.Duration(w.past.Load()); past <= until; past += tick {
 		w.past.Store(int64(past))
 		if meanwhile != nil {
 			meanwhile(past)
@@ -150,7 +154,7 @@ func TestCardsInQuietHours(t *testing.T) {
 	if d := cmp.Diff([]string{"Tue 8 Dec 07:00", "Tue 15 Dec 07:00", "Mon 21 Dec 07:00", "Tue 22 Dec 07:00"}, got); d != "" {
 		t.Errorf("mails (-want +got):\n%s", d)
 	}
-	if recorded != 30*day+15*time.Minute { // the look before the next sweep
+	if recorded != 30*day+tick { // the look before the next sweep
 		t.Errorf("the expiry was on record after %s", recorded)
 	}
 	events, _, err := event.List(t.Context(), w.Table, acme, "", 100)
@@ -213,10 +217,10 @@ func TestCostOfReminders(t *testing.T) {
 	core, long := w.core(acme), w.core(acme)
 	reminding(240, 168, 72, 24)(&core)
 	reminding(80_000, 2, 1)(&long)
-	for i := range 5_000 {
+	for i := range testserver.Rounds(5_000, 300) {
 		w.userOf(long, fmt.Sprint("not due ", i), "")
 	}
-	const due = 200
+	due := testserver.Rounds(200, 50)
 	for i := range due {
 		w.userOf(core, fmt.Sprint("due ", i), "due@acme.example")
 	}

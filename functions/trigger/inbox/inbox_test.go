@@ -1,7 +1,6 @@
 package inbox_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 
 	"github.com/pinward/pinward/functions/trigger/inbox"
 	"github.com/pinward/pinward/functions/wiring"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/event"
 	"github.com/pinward/pinward/shared/mail"
@@ -42,18 +41,7 @@ type world struct {
 	*wiring.System
 	*inbox.Inbox
 	outbox *mail.Outbox
-	log    *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
+	log    *testserver.Buffer
 }
 
 func newWorld(tb testing.TB, over table.Table) *world {
@@ -68,7 +56,7 @@ func newWorld(tb testing.TB, over table.Table) *world {
 	}
 	tb.Cleanup(func() { _ = outbox.Close() })
 	now := func() time.Time { return start }
-	w := &world{TB: tb, outbox: outbox, log: &lockedBuffer{}}
+	w := &world{TB: tb, outbox: outbox, log: new(testserver.Buffer)}
 	w.System = wiring.New(wiring.Parts{Table: over, Root: root, Senders: mail.Senders{Outbox: outbox, Now: now}, Now: now,
 		Log: slog.New(slog.NewJSONHandler(w.log, nil))})
 	w.Inbox = w.Trigger()

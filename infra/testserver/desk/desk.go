@@ -4,7 +4,6 @@
 package desk
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -27,6 +26,7 @@ import (
 	"github.com/pinward/pinward/functions/api/rest"
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/infra/softcard"
+	"github.com/pinward/pinward/infra/testserver"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/credential"
@@ -63,8 +63,8 @@ type Desk struct {
 	Clock       *Clock
 	Mails       *Mails
 	Wire        *Wire // the table that the product uses
-	Log         *Buffer
-	Heard       *Buffer // what was said to bridges but scripts, and to callers of the API
+	Log         *testserver.Buffer
+	Heard       *testserver.Buffer // what was said to bridges but scripts, and to callers of the API
 	PlatformKey string
 	AdminKey    string // of acme, for the API
 	Holder      user.User
@@ -81,7 +81,7 @@ type Desk struct {
 func New(tb testing.TB) *Desk {
 	tb.Helper()
 	dir := tb.TempDir()
-	d := &Desk{TB: tb, Clock: &Clock{t: time.Date(2030, 1, 31, 9, 0, 0, 0, time.UTC)}, Mails: &Mails{}, Log: &Buffer{}, Heard: &Buffer{},
+	d := &Desk{TB: tb, Clock: &Clock{t: time.Date(2030, 1, 31, 9, 0, 0, 0, time.UTC)}, Mails: &Mails{}, Log: new(testserver.Buffer), Heard: new(testserver.Buffer),
 		file: filepath.Join(dir, "table"), secrets: map[string]string{}, lines: map[string]*Bridge{}}
 	db, err := bolt.Open(d.file, bolt.NoSync())
 	d.Must(err)
@@ -344,15 +344,15 @@ func (d *Desk) Search() {
 	if len(d.secrets) < 5 || d.Log.String() == "" || d.Heard.String() == "" {
 		d.Fatalf("there is nothing to search: %d secrets", len(d.secrets))
 	}
-	for value, what := range d.secrets {
-		plain := regexp.MustCompile(`(^|[^0-9A-Za-z])` + regexp.QuoteMeta(value) + `($|[^0-9A-Za-z])`) // digits may be part of a number
-		for name, text := range map[string]string{"the log": d.Log.String(), "what was said": d.Heard.String(), "the table": string(file)} {
+	for name, text := range map[string]string{"the log": d.Log.String(), "what was said": d.Heard.String(), "the table": string(file)} {
+		lower := strings.ToLower(text)
+		for value, what := range d.secrets {
 			if what == "address" && name == "the table" {
 				continue // it is in the user's profile
 			}
-			found := plain.MatchString(text)
+			found := hasWord(text, value)
 			if len(value) >= 6 {
-				found = found || strings.Contains(strings.ToLower(text), hex.EncodeToString([]byte(value)))
+				found = found || strings.Contains(lower, hex.EncodeToString([]byte(value)))
 				for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawURLEncoding} {
 					found = found || strings.Contains(text, strings.TrimRight(encoding.EncodeToString([]byte(value)), "="))
 				}
@@ -360,6 +360,23 @@ func (d *Desk) Search() {
 			if found {
 				d.Errorf("%s shows a %s", name, what)
 			}
+		}
+	}
+}
+
+// hasWord tells that a text has a word, not as part of another: digits may be part of a
+// number.
+func hasWord(text, word string) bool {
+	part := func(at int) bool {
+		return at >= 0 && at < len(text) && strings.IndexByte("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", text[at]) >= 0
+	}
+	for at := 0; ; at++ {
+		i := strings.Index(text[at:], word)
+		if i < 0 {
+			return false
+		}
+		if at += i; !part(at-1) && !part(at+len(word)) {
+			return true
 		}
 	}
 }
@@ -419,26 +436,6 @@ func (w *Wire) Query(ctx context.Context, r table.Range) (table.Page, error) {
 
 // Write implements table.Table.
 func (w *Wire) Write(ctx context.Context, ops ...table.Op) error { return w.now().Write(ctx, ops...) }
-
-// Buffer is a bytes.Buffer for concurrent use.
-type Buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (b *Buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-// String is all that was written.
-func (b *Buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // Mail is a mail that was taken.
 type Mail struct{ To, Subject, Text string }

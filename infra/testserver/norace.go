@@ -1,0 +1,6 @@
+//go:build !race
+
+package testserver
+
+// Raced tells that this is built with the race detector.
+const Raced = false

@@ -1,5 +1,0 @@
-//go:build race
-
-package unblock
-
-const raceDetector = true
