@@ -198,7 +198,7 @@ func TestCard(t *testing.T) {
 	}
 	for _, want := range []string{
 		"A code was mailed to g…@example.org.", "The code is not the one that was mailed; tries left: 4.",
-		"Choose a new PIN of 6 to 8 digits.", "The new PIN must have at least 6 characters.", "The new PIN must not go up or down by one", "The card has its new PIN.",
+		"Choose a new PIN of 6 to 8 digits.", "The new PIN must have at least 6 digits.", "The new PIN must not go up or down by one", "The card has its new PIN.",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("make unblock lacks %q: %s", want, out.String())

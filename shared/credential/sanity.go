@@ -419,7 +419,7 @@ func (cs *Credentials) chosen(ctx context.Context, t table.TenantID, ids []strin
 		case !tmpl.ManagesExpiry():
 			vs.Add("inconsistent", field, "has no server-managed PIN expiry; set its pinValidDays first")
 		case s.Random && s.Before >= tmpl.PINValidDays:
-			vs.Add("range", "beforeDays", "must be less than the validity of %s, which is %d days", tmpl.Name, tmpl.PINValidDays)
+			vs.Add("range", "beforeDays", "must be less than the validity of %q, which is %d days", tmpl.Name, tmpl.PINValidDays)
 		default:
 			all = append(all, tmpl)
 		}

@@ -271,8 +271,13 @@ func (p *Policy) explain(s string, ctx *Context, broken rules) (vs problem.Viola
 			vs.Add(code, "pin", reason, args...)
 		}
 	}
-	say(tooShort, CodeTooShort, "must have at least %d characters", p.MinLengthFor(ctx.Users))
-	say(tooLong, CodeTooLong, "must have at most %d characters", p.MaxLength)
+	if p.Alphabet == Digits {
+		say(tooShort, CodeTooShort, "must have at least %d digits", p.MinLengthFor(ctx.Users))
+		say(tooLong, CodeTooLong, "must have at most %d digits", p.MaxLength)
+	} else {
+		say(tooShort, CodeTooShort, "must have at least %d characters", p.MinLengthFor(ctx.Users))
+		say(tooLong, CodeTooLong, "must have at most %d characters", p.MaxLength)
+	}
 	if broken&notInAlphabet != 0 {
 		vs.Add(CodeNotInAlphabet, "pin", "must not contain %s, but only %s", p.offending(s), p.Alphabet.words())
 	}

@@ -391,7 +391,7 @@ func (us *Unblocks) begin(ctx context.Context, core tenant.Core, by audit.Actor,
 		give(&v.op)
 		where, reader, ok := place(l.bridge, v.op)
 		if !ok {
-			return v, nil, fmt.Errorf("%w: the card is not in a reader of the bridge %s; put it in first", problem.ErrState, l.bridge.Name)
+			return v, nil, fmt.Errorf("%w: the card is not in a reader of the bridge %q; put it in first", problem.ErrState, l.bridge.Name)
 		}
 		v.op.Place = where
 		if tries := reader.Identify.Identity.PIN; tries.Known {

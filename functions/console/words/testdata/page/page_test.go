@@ -1,0 +1,3 @@
+package page
+
+func test(w words.Words) { w.Say("not.read") }
