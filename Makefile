@@ -3,12 +3,13 @@
 # make test   all tests                                make bench  figures, each beside something known
 # make check  format, vet, staticcheck, modules        make deps   the servers that tests run against
 # make race   all tests with the race detector (needs gcc)
+# make assets the scripts of the pages, made anew from their sources
 
 # Without libpcsclite the bridge is built and tested without real readers, only
 # with cards in software.
 TAGS := $(shell pkg-config --exists libpcsclite 2>/dev/null || echo -tags=nopcsc)
 
-.PHONY: run unblock change test race check build pam bench deps clean
+.PHONY: run unblock change test race check build assets pam bench deps clean
 
 run:
 	go run ./infra/local $(ARGS)
@@ -52,6 +53,10 @@ build:
 	go build -trimpath -o build/pinward ./infra/local
 	go build $(TAGS) -trimpath -ldflags "-s -w" -o build/bridge ./bridge
 	@for a in amd64 arm64; do echo "build/bridge-windows-$$a.exe"; CGO_ENABLED=0 GOOS=windows GOARCH=$$a go build -trimpath -ldflags "-s -w" -o build/bridge-windows-$$a.exe ./bridge || exit 1; done
+
+# What pages load is committed; a test holds it to this.
+assets: deps
+	go test ./functions/console/page/script -run TestAssets -v -update
 
 # The module for logins and locked screens on Linux; it needs gcc and libpam0g-dev.
 pam:

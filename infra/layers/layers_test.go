@@ -58,6 +58,8 @@ var behind = map[string][]string{
 	"github.com/gorilla/websocket":                  {"shared/gateway", "bridge/agent"},
 	"github.com/go-jose/":                           {"shared/relay", "shared/intake"},
 	"golang.org/x/term":                             {"bridge/command"},
+	"github.com/chromedp/":                          {"infra/testserver/browser"},
+	"github.com/evanw/esbuild":                      {"functions/console/page/script"}, // its tests
 	"github.com/aws/aws-lambda-go":                  {"shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger"},
 	"github.com/aws/":                               {"shared/table/dynamo", "shared/mail", "shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger"},
 }
@@ -172,6 +174,7 @@ func TestBroken(t *testing.T) {
 		{"bridge/reader", module + "shared/gateway"},
 		{"bridge", module + "infra/softcard"},
 		{"bridge/reader", "github.com/aws/aws-sdk-go-v2/aws"},
+		{"functions/api", "github.com/chromedp/chromedp"},
 		{"shared/pin", "os"},
 		{"shared/pin", "net/http"},
 	} {
