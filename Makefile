@@ -1,15 +1,16 @@
 # make run    the whole product on this machine        make build  functions and bridges, in build/
 # make unblock  a new PIN for its software card, at this terminal; make change  by the present one
+# make open   the same in a browser: the page at which people help themselves
 # make test   all tests                                make bench  figures, each beside something known
 # make check  format, vet, staticcheck, modules        make deps   the servers that tests run against
 # make race   all tests with the race detector (needs gcc)
-# make assets the scripts of the pages, made anew from their sources
+# make assets the scripts of the pages, made anew     make screenshots  pictures of every page, in build/
 
 # Without libpcsclite the bridge is built and tested without real readers, only
 # with cards in software.
 TAGS := $(shell pkg-config --exists libpcsclite 2>/dev/null || echo -tags=nopcsc)
 
-.PHONY: run unblock change test race check build assets pam bench deps clean
+.PHONY: run unblock change open test race check build assets screenshots pam bench deps clean
 
 run:
 	go run ./infra/local $(ARGS)
@@ -21,14 +22,21 @@ unblock:
 change:
 	go run $(TAGS) ./bridge change -dir data/bridge -soft http://127.0.0.1:8080/_local/card/reader $(ARGS)
 
+open:
+	go run $(TAGS) ./bridge open -dir data/bridge -soft http://127.0.0.1:8080/_local/card/reader $(ARGS)
+
 test: deps
 	@[ -z "$(TAGS)" ] || echo "libpcsclite is not here: NOT TESTED with real readers (infra/softcard/install.sh installs it)"
-	go test $(TAGS) ./...
+	go test -p 3 $(TAGS) ./...
 
 # Each program built with the race detector sleeps for a second before it ends, and there
 # are hundreds: that is time enough for what still runs only if nothing else is waited for.
+# Left out of the race detector's run: what does nothing at the same time, and tests that
+# run other programs only. vet is in check and test.
+ALONE := shared/(apdu|card|offline|problem|relay|secret)|functions/console/page/script|infra/(deployment|layers)
+
 race: deps
-	GORACE=atexit_sleep_ms=50 CGO_ENABLED=1 go test -race -vet=off $(TAGS) ./... # vet is in check and test
+	GORACE=atexit_sleep_ms=50 CGO_ENABLED=1 go test -p 3 -race -vet=off $(TAGS) $$(go list $(TAGS) ./... | grep -vE '/($(ALONE))$$')
 
 # The servers that tests run against come from npm; they are installed anew when
 # their list changes.
@@ -45,7 +53,7 @@ check:
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $(TAGS) ./...
 	go mod tidy -diff
 
-FUNCTIONS := api relay sweep trigger
+FUNCTIONS := api console relay sweep trigger
 LAMBDA := CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -tags lambda.norpc -trimpath -ldflags "-s -w"
 
 build:
@@ -57,6 +65,10 @@ build:
 # What pages load is committed; a test holds it to this.
 assets: deps
 	go test ./functions/console/page/script -run TestAssets -v -update
+
+# Every page in light, in dark and on a phone.
+screenshots: deps
+	go test ./functions/console/page -count=1 -run 'EveryPageInABrowser|Kiosk' -screenshots $(CURDIR)/build/screenshots
 
 # The module for logins and locked screens on Linux; it needs gcc and libpam0g-dev.
 pam:

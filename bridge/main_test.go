@@ -34,7 +34,19 @@ import (
 
 // TestMain makes this test binary the command bridge too.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"bridge": main})
+	testscript.Main(m, map[string]func(){"bridge": main, "chromium": showPage, "closed": func() { os.Exit(7) }})
+}
+
+// showPage is a browser whose window is closed at once: it notes how it was called in the
+// file that SHOWN names.
+func showPage() {
+	f, err := os.OpenFile(os.Getenv("SHOWN"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(f, strings.Join(os.Args[1:], " "))
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 // TestScripts runs the command line, each script with a cloud and a blocked card in
@@ -73,6 +85,12 @@ func TestScripts(t *testing.T) {
 					w.proven = true
 				case "evil":
 					w.relayURL = "ws://example.com/relay"
+				case "served":
+					w.served = true
+				case "page":
+					w.page = args[1]
+				case "refusing":
+					w.refusing = true
 				}
 			},
 			// canary searches the files of a folder and the last output for secrets.
@@ -130,6 +148,10 @@ type world struct {
 	conns    []*websocket.Conn
 	results  []relay.Result
 	cancels  int
+	served   bool   // a session in the background serves the readers
+	page     string // the address of pages
+	refusing bool   // no page is given
+	opens    int
 }
 
 func newWorld(t testing.TB) *world {
@@ -164,6 +186,13 @@ func newWorldAt(t testing.TB) *world {
 		t.Fatal("the card is not blocked")
 	}
 	return w
+}
+
+// is changes how the world is, also while it is asked.
+func (w *world) is(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
 }
 
 func (w *world) close() {
@@ -293,6 +322,20 @@ func (s *session) receive(m relay.Message) {
 		s.tell(m.Prove.Ref)
 	case m.Look != nil:
 		s.tell(m.Look.Ref)
+	case m.Open != nil:
+		s.mu.Lock()
+		s.opens++
+		o := relay.Opened{Ref: m.Open.Ref, URL: s.page, Token: relay.Code{Text: secret.New(fmt.Sprintf("acme.BR1.link%d&", s.opens))}, Until: time.Now().Add(time.Minute), OpenSeconds: 43200, Served: s.served}
+		refusing := s.refusing
+		s.mu.Unlock()
+		if o.URL == "" {
+			o.URL = s.web.URL + "/console/kiosk/open"
+		}
+		if refusing {
+			s.send(relay.Message{Problem: &relay.Problem{Ref: m.Open.Ref, Code: "unavailable", Reason: "That did not work just now; try again."}})
+			return
+		}
+		s.send(relay.Message{Opened: &o})
 	case m.Cancel != nil:
 		s.op.State, s.op.Next, s.op.Sentence = "failed", relay.NextNothing, "It was cancelled. Nothing was changed."
 		s.tell(m.Cancel.Ref)

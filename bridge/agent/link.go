@@ -182,6 +182,8 @@ func (l *link) read() error {
 			l.acknowledged(*m.Ack)
 		case m.Operation != nil:
 			l.answered(m.Operation.Ref, answer{operation: *m.Operation})
+		case m.Opened != nil:
+			l.answered(m.Opened.Ref, answer{opened: *m.Opened})
 		case m.Problem != nil:
 			l.answered(m.Problem.Ref, answer{err: &ProblemError{*m.Problem}})
 		}

@@ -58,6 +58,7 @@ type request struct {
 
 type answer struct {
 	operation relay.Operation
+	opened    relay.Opened
 	err       error
 }
 
@@ -104,28 +105,44 @@ func (a *Agent) Look(ctx context.Context, operation string) (relay.Operation, er
 	})
 }
 
+// OpenPage asks for a web page for who is at this bridge. Its errors are as Start's.
+func (a *Agent) OpenPage(ctx context.Context, kiosk bool) (relay.Opened, error) {
+	got, err := a.request(ctx, func(ref string) relay.Message {
+		return relay.Message{Open: &relay.Open{Ref: ref, Kiosk: kiosk}}
+	})
+	return got.opened, err
+}
+
+// Over is closed when Run has ended.
+func (a *Agent) Over() <-chan struct{} { return a.over }
+
 // News are operations as they change, unasked. If nobody reads them the oldest are lost.
 func (a *Agent) News() <-chan relay.Operation { return a.news }
 
 func (a *Agent) ask(ctx context.Context, message func(ref string) relay.Message) (relay.Operation, error) {
+	got, err := a.request(ctx, message)
+	return got.operation, err
+}
+
+func (a *Agent) request(ctx context.Context, message func(ref string) relay.Message) (answer, error) {
 	b := make([]byte, 8)
 	if _, err := io.ReadFull(a.Rand, b); err != nil {
-		return relay.Operation{}, fmt.Errorf("name a request: %w", err)
+		return answer{}, fmt.Errorf("name a request: %w", err)
 	}
 	ref := hex.EncodeToString(b)
 	answers := make(chan answer, 1)
 	select {
 	case a.requests <- request{ref, message(ref), answers}:
 	case <-a.over:
-		return relay.Operation{}, a.ended()
+		return answer{}, a.ended()
 	case <-ctx.Done():
-		return relay.Operation{}, ctx.Err()
+		return answer{}, ctx.Err()
 	}
 	select {
 	case got := <-answers:
-		return got.operation, got.err
+		return got, got.err
 	case <-ctx.Done():
-		return relay.Operation{}, ctx.Err()
+		return answer{}, ctx.Err()
 	}
 }
 
@@ -151,7 +168,7 @@ func (a *Agent) answered(ref string, got answer) {
 		waiter <- got
 		return
 	}
-	if a.Session != relay.Terminal || got.err != nil {
+	if a.Session != relay.Terminal || got.operation.ID == "" {
 		return
 	}
 	for {

@@ -93,6 +93,23 @@ desk, and takes the response that they read out to you in place of the code.`,
 		func(fs *flag.FlagSet, o *options) {
 			fs.BoolVar(&o.offline, "offline", false, "without a connection, by challenge and response with the help desk")
 		}, unblock},
+	{"open", "", "open the web page on which the holder of a card here helps themselves", `Opens a page in a browser, on which a person at this machine gives the card in its reader a
+new PIN, with a code that is mailed to them. The link to it is good once, for two minutes and
+for this bridge; the page then for 12 hours. It needs a ` + "`bridge run`" + ` here, or does its work
+as long as it runs itself.
+
+With -kiosk the page is for a screen that many people touch: it fills the screen, with large
+keys, and forgets everything when the card is taken out, when all is done and after 60
+seconds. The browser is Chromium, Chrome or Edge, with a profile of its own that is deleted
+when it ends. For a kiosk that starts with the machine and opens its page anew in time:
+
+  bridge open -kiosk -loop`,
+		func(fs *flag.FlagSet, o *options) {
+			fs.StringVar(&o.browserName, "browser", "", "open the page with this `program`; else with $BROWSER, or the usual one")
+			fs.BoolVar(&o.kiosk, "kiosk", false, "for a screen that many people touch")
+			fs.BoolVar(&o.loop, "loop", false, "open it anew whenever its browser has ended; with -kiosk or -browser")
+			fs.BoolVar(&o.print, "print", false, "print the address, and open nothing")
+		}, open},
 	{"change", "", "change the PIN of the card in a reader, at this terminal", `Changes the PIN of a card by its holder, who knows the present one: asks for it and for the
 new PIN, twice. Both leave this machine only for the card. It goes with and without a
 connection, once this bridge has seen the card with one. Where the input is no terminal its
@@ -108,8 +125,8 @@ cloud.`, nil, status},
 
 // options are what flags set.
 type options struct {
-	dir, ca, soft, notify string
-	force, offline        bool
+	dir, ca, soft, notify, browserName string
+	force, offline, kiosk, loop, print bool
 }
 
 // program is a command that runs.

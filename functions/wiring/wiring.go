@@ -19,14 +19,17 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/pinward/pinward/functions/api/rest"
+	"github.com/pinward/pinward/functions/console/page"
 	"github.com/pinward/pinward/functions/relay/line"
 	"github.com/pinward/pinward/functions/sweep/due"
 	"github.com/pinward/pinward/functions/trigger/inbox"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/delivery"
+	"github.com/pinward/pinward/shared/federation"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/person"
 	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/table/dynamo"
@@ -47,7 +50,12 @@ type Parts struct {
 	Rate            rest.Rate
 	Connections     gateway.Connections // to bridges
 	RelayURL        string              // that they connect to
+	ConsoleURL      string              // where the pages are, "https://..."; without it nobody is mailed a sign-in
+	APIURL          string              // where the API is, at which bridges enrol; only the pages name it
+	SignInTime      time.Duration       // that an answer to who asks to sign in takes; 0 is as long as it takes
 	WebhooksTo      WebhooksTo
+
+	ProvidersAnywhere bool // where people sign in may be in the installation's own network, and without TLS
 }
 
 // WebhooksTo is where webhooks may go. Its zero value is public addresses, by TLS that the
@@ -63,6 +71,8 @@ type System struct {
 	Audit       audit.Log
 	Tenants     *tenant.Tenants
 	Users       *user.Users
+	People      *person.People
+	Federation  *federation.Federation
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
 	Deliveries  *delivery.Deliveries
@@ -81,6 +91,13 @@ func New(p Parts) *System {
 		Users:       &user.Users{Table: p.Table, Audit: log, Now: p.Now, Rand: rand.Reader},
 		Credentials: &credential.Credentials{Table: p.Table, Audit: log, Now: p.Now, Rand: rand.Reader},
 	}
+	s.People = &person.People{Table: p.Table, Tenants: s.Tenants, Senders: p.Senders, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log, BaseURL: p.ConsoleURL,
+		Holder: holders(s.Users)}
+	if p.SignInTime > 0 {
+		s.People.Pad = person.PadTo(p.SignInTime)
+	}
+	s.Federation = &federation.Federation{Table: p.Table, Tenants: s.Tenants, People: s.People, Audit: log, Now: p.Now, Rand: rand.Reader,
+		BaseURL: p.ConsoleURL, Anywhere: p.ProvidersAnywhere}
 	s.Unblocks = &unblock.Unblocks{Table: p.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Senders: p.Senders,
 		Connections: p.Connections, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log}
 	s.Deliveries = &delivery.Deliveries{Table: p.Table, Tenants: s.Tenants, Users: s.Users, Senders: p.Senders, Audit: log, Now: p.Now, Rand: rand.Reader, Log: p.Log,
@@ -93,16 +110,27 @@ func New(p Parts) *System {
 
 // API returns the HTTP API.
 func (s *System) API() http.Handler {
-	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks, Deliveries: s.Deliveries,
+	api := &rest.API{Table: s.Table, Tenants: s.Tenants, Users: s.Users, People: s.People, Federation: s.Federation, Credentials: s.Credentials, Unblocks: s.Unblocks, Deliveries: s.Deliveries,
 		Rules: s.Rules, Engine: s.Engine,
 		Senders: s.Senders, Audit: s.Audit, Now: s.Now, Rand: rand.Reader, Log: s.Log, Rate: s.Rate,
 		Connections: s.Connections, RelayURL: s.RelayURL}
 	return api.Handler()
 }
 
+// Console returns the web pages.
+func (s *System) Console() http.Handler { return s.Pages().Handler() }
+
+// Pages returns what the web pages are made of.
+func (s *System) Pages() *page.Console {
+	return &page.Console{Table: s.Table, Tenants: s.Tenants, People: s.People, Federation: s.Federation, Users: s.Users, Credentials: s.Credentials, Unblocks: s.Unblocks,
+		Rules: s.Rules, Engine: s.Engine, Deliveries: s.Deliveries,
+		Senders: s.Senders, Connections: s.Connections, RelayURL: s.RelayURL, BaseURL: s.ConsoleURL, APIURL: s.APIURL,
+		Audit: s.Audit, Now: s.Now, Rand: rand.Reader, Log: s.Log}
+}
+
 // Relay returns the cloud's end of the bridges' WebSockets.
 func (s *System) Relay() gateway.Socket {
-	return &line.Line{Tenants: s.Tenants, Credentials: s.Credentials, Unblocks: s.Unblocks, Connections: s.Connections, RelayURL: s.RelayURL,
+	return &line.Line{Tenants: s.Tenants, Credentials: s.Credentials, Unblocks: s.Unblocks, Connections: s.Connections, RelayURL: s.RelayURL, ConsoleURL: s.ConsoleURL,
 		Now: s.Now, Rand: rand.Reader, Log: s.Log}
 }
 
@@ -118,15 +146,15 @@ func (s *System) Trigger() *inbox.Inbox {
 }
 
 // Cloud returns the installation that a Lambda function's environment names:
-// TABLE_NAME, KMS_KEY_ARN, RELAY_URL, RELAY_ENDPOINT and PLATFORM_KEY_HASH, as the
-// template sets them. Each function speaks to bridges: the API with scripts and when one
+// TABLE_NAME, KMS_KEY_ARN, RELAY_URL, RELAY_ENDPOINT, CONSOLE_URL and PLATFORM_KEY_HASH, as
+// the template sets them, and for the pages API_URL. Each function speaks to bridges: the API with scripts and when one
 // is revoked, the sweep with the person there whose unblock is over.
 func Cloud(ctx context.Context) (*System, error) {
 	aws, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load AWS configuration: %w", err)
 	}
-	for _, name := range []string{"TABLE_NAME", "KMS_KEY_ARN", "RELAY_URL", "RELAY_ENDPOINT"} {
+	for _, name := range []string{"TABLE_NAME", "KMS_KEY_ARN", "RELAY_URL", "RELAY_ENDPOINT", "CONSOLE_URL"} {
 		if os.Getenv(name) == "" {
 			return nil, fmt.Errorf("environment variable %s is not set", name)
 		}
@@ -151,5 +179,8 @@ func Cloud(ctx context.Context) (*System, error) {
 		Rate:            rest.Rate{PerSecond: 50, Burst: 200},
 		Connections:     connections,
 		RelayURL:        os.Getenv("RELAY_URL"),
+		ConsoleURL:      os.Getenv("CONSOLE_URL"),
+		APIURL:          os.Getenv("API_URL"),
+		SignInTime:      2 * time.Second, // SES takes a fraction of it
 	}), nil
 }

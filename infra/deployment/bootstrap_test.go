@@ -40,6 +40,8 @@ import (
 )
 
 const (
+	consoleDomain = "k1l2m3n4o5.execute-api.eu-central-1.amazonaws.com"
+
 	tableName = "pinward"
 	relayURL  = "wss://f6g7h8i9j0.execute-api.eu-central-1.amazonaws.com/live"
 )
@@ -52,6 +54,7 @@ func environment(dynamodb, kms, ses, connections, keyARN, platformKeyHash string
 		"PLATFORM_KEY_HASH=" + platformKeyHash,
 		"RELAY_URL=" + relayURL,
 		"RELAY_ENDPOINT=" + connections + "/live",
+		"CONSOLE_URL=https://" + consoleDomain,
 		"AWS_ENDPOINT_URL_DYNAMODB=" + dynamodb,
 		"AWS_ENDPOINT_URL_KMS=" + kms,
 		"AWS_ENDPOINT_URL_SESV2=" + ses,
@@ -142,7 +145,7 @@ func TestBootstraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newCloud(t, hash)
-	var apiCalls, relayCalls, sweepCalls, triggerCalls recorder
+	var apiCalls, relayCalls, sweepCalls, triggerCalls, consoleCalls recorder
 	function := c.start(t, api, &apiCalls)
 	s := newSession(t, function)
 
@@ -228,13 +231,13 @@ func TestBootstraps(t *testing.T) {
 	}, mails); diff != "" {
 		t.Errorf("mails (-want +got):\n%s", diff)
 	}
-	s.do("DELETE", "/v1/bridges/"+d.id, "", http.StatusNoContent)
+	d.pages(c, c.start(t, console, &consoleCalls))
 
 	doc, err := parse(templateText(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for role, r := range map[string]*recorder{"ApiRole": &apiCalls, "RelayRole": &relayCalls, "SweepRole": &sweepCalls, "TriggerRole": &triggerCalls} {
+	for role, r := range map[string]*recorder{"ApiRole": &apiCalls, "RelayRole": &relayCalls, "SweepRole": &sweepCalls, "TriggerRole": &triggerCalls, "ConsoleRole": &consoleCalls} {
 		policies := at(doc, "Resources", role, "Properties", "Policies").([]any)
 		r.compare(t, role, statements(policies[0]))
 	}

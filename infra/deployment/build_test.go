@@ -64,11 +64,12 @@ const (
 	relayFunction = root + "/functions/relay"
 	sweep         = root + "/functions/sweep"
 	trigger       = root + "/functions/trigger"
+	console       = root + "/functions/console"
 	empty         = "./testdata/empty"
 )
 
 func TestArm64(t *testing.T) {
-	for _, pkg := range []string{api, relayFunction, sweep, trigger} {
+	for _, pkg := range []string{api, relayFunction, sweep, trigger, console} {
 		bootstrap, size := build(t, "arm64", pkg)
 		file, err := elf.Open(bootstrap)
 		if err != nil {
@@ -95,7 +96,7 @@ func BenchmarkStart(b *testing.B) {
 	needLinux(b)
 	env := environment("http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1", // nothing is called
 		"arn:aws:kms:eu-central-1:123456789012:key/1", "")
-	packages := map[string]string{"empty": empty, "api": api, "relay": relayFunction, "sweep": sweep, "trigger": trigger}
+	packages := map[string]string{"empty": empty, "api": api, "relay": relayFunction, "sweep": sweep, "trigger": trigger, "console": console}
 	bootstraps := map[string]string{}
 	for name, pkg := range packages {
 		bootstraps[name], _ = build(b, runtime.GOARCH, pkg)
@@ -119,7 +120,7 @@ func BenchmarkStart(b *testing.B) {
 		median[name] = ds[len(ds)/2].Seconds() * 1e3
 		b.ReportMetric(median[name], name+"-ms")
 	}
-	for _, name := range []string{"api", "relay", "sweep", "trigger"} {
+	for _, name := range []string{"api", "relay", "sweep", "trigger", "console"} {
 		b.ReportMetric(median[name]/median["empty"], name+"/empty")
 	}
 	b.ReportMetric(0, "ns/op")

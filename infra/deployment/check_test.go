@@ -58,7 +58,7 @@ func check(text string) []string {
 	c.checkReferences()
 	c.checkRings()
 	c.checkFunctions()
-	c.checkRelay()
+	c.checkGateways()
 	c.checkQueues()
 	c.checkPolicies()
 	c.checkStores()
@@ -165,7 +165,7 @@ func (c *template) checkRings() {
 
 // longest is how long a function may take in seconds: an HTTP API waits 30, a WebSocket
 // API 29, and the sweep runs each minute.
-var longest = map[string]int{"api": 29, "relay": 29, "sweep": 60, "trigger": 60}
+var longest = map[string]int{"api": 29, "relay": 29, "console": 29, "sweep": 60, "trigger": 60}
 
 func (c *template) checkFunctions() {
 	mains, _ := filepath.Glob(filepath.Join(root, "functions", "*", "main.go"))
@@ -187,15 +187,26 @@ func (c *template) checkFunctions() {
 		if seconds, _ := f["Timeout"].(int); seconds < 1 || seconds > longest[folder] {
 			c.add("%s: a timeout of %v s, want 1 to %d", name, f["Timeout"], longest[folder])
 		}
-		variables, _ := at(f, "Environment", "Variables").(object)
-		c.want(name+" Environment", slices.Sorted(maps.Keys(variables)), variablesRead())
+		variables := object{} // of all functions, and its own besides
+		for _, of := range []any{at(c.doc, "Globals", "Function"), own} {
+			some, _ := at(of, "Environment", "Variables").(object)
+			maps.Copy(variables, some)
+		}
+		read := variablesRead()
+		if folder != "console" { // API_URL would make all functions depend on the API, and it on one of them
+			read = slices.DeleteFunc(read, func(v string) bool { return v == "API_URL" })
+		} else {
+			c.want(name+" API_URL", variables["API_URL"], object{"Fn::GetAtt": "Api.ApiEndpoint"})
+		}
+		c.want(name+" Environment", slices.Sorted(maps.Keys(variables)), read)
 		if log := one(at(f, "LoggingConfig", "LogGroup")); c.resources("AWS::Logs::LogGroup")[strings.Trim(log, "${}")] == nil {
 			c.add("%s: its log group is %q", name, log)
 		}
 		c.want(name+" RELAY_URL", variables["RELAY_URL"], object{"Fn::Sub": "wss://" + stageURL})
+		c.want(name+" CONSOLE_URL", variables["CONSOLE_URL"], object{"Fn::If": []any{"HasConsoleUrl", object{"Ref": "ConsoleUrl"}, object{"Fn::Sub": "https://" + consoleHost}}})
 		c.want(name+" RELAY_ENDPOINT", variables["RELAY_ENDPOINT"], object{"Fn::Sub": "https://" + stageURL})
 		events, _ := f["Events"].(object)
-		if len(events) == 0 && name != "RelayFunction" { // see checkRelay
+		if len(events) == 0 && name != "RelayFunction" && name != "ConsoleFunction" { // see checkGateways
 			c.add("%s: nothing invokes it", name)
 		}
 		for _, e := range events {
@@ -253,19 +264,38 @@ func (c *template) checkQueues() {
 // stageURL is where the WebSocket API's stage is.
 const stageURL = "${RelayApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/live"
 
-// checkRelay checks the WebSocket API: that it calls the relay's function for all that
-// happens, and that a message cannot choose its route.
-func (c *template) checkRelay() {
+// consoleHost is where the pages are.
+const consoleHost = "${ConsoleApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}"
+
+// checkGateways checks the WebSocket API and that of the pages: that they call their
+// function for all that happens, and that a message cannot choose its route.
+func (c *template) checkGateways() {
+	stage := func(api, name string) object {
+		return object{"ApiId": object{"Ref": api}, "StageName": name, "AutoDeploy": true,
+			"DefaultRouteSettings": object{"ThrottlingRateLimit": 500, "ThrottlingBurstLimit": 1000}}
+	}
+	calls := func(function string) object {
+		return object{"Fn::Sub": "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda:path/2015-03-31/functions/${" + function + ".Arn}/invocations"}
+	}
+	route := func(of, key string) object {
+		return object{"ApiId": object{"Ref": of + "Api"}, "RouteKey": key, "AuthorizationType": "NONE",
+			"Target": object{"Fn::Sub": "integrations/${" + of + "Integration}"}}
+	}
+	permission := func(of, routes string) object {
+		return object{"FunctionName": object{"Ref": of + "Function"}, "Action": "lambda:InvokeFunction", "Principal": "apigateway.amazonaws.com",
+			"SourceArn": object{"Fn::Sub": "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${" + of + "Api}/" + routes}}
+	}
 	for kind, want := range map[string]map[string]any{
-		"AWS::ApiGatewayV2::Api": {"RelayApi": object{"ProtocolType": "WEBSOCKET", "RouteSelectionExpression": `\$default`}},
-		"AWS::ApiGatewayV2::Stage": {"RelayStage": object{"ApiId": object{"Ref": "RelayApi"}, "StageName": "live", "AutoDeploy": true,
-			"DefaultRouteSettings": object{"ThrottlingRateLimit": 500, "ThrottlingBurstLimit": 1000}}},
-		"AWS::ApiGatewayV2::Integration": {"RelayIntegration": object{"ApiId": object{"Ref": "RelayApi"}, "IntegrationType": "AWS_PROXY",
-			"IntegrationUri": object{"Fn::Sub": "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda:path/2015-03-31/functions/${RelayFunction.Arn}/invocations"}}},
-		"AWS::ApiGatewayV2::Route": {"RelayConnect": relayRoute("$connect"), "RelayMessage": relayRoute("$default"), "RelayDisconnect": relayRoute("$disconnect")},
-		"AWS::Lambda::Permission": {"RelayPermission": object{"FunctionName": object{"Ref": "RelayFunction"}, "Action": "lambda:InvokeFunction",
-			"Principal": "apigateway.amazonaws.com",
-			"SourceArn": object{"Fn::Sub": "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${RelayApi}/live/*"}}},
+		"AWS::ApiGatewayV2::Api": {
+			"RelayApi":   object{"ProtocolType": "WEBSOCKET", "RouteSelectionExpression": `\$default`},
+			"ConsoleApi": object{"ProtocolType": "HTTP"}},
+		"AWS::ApiGatewayV2::Stage": {"RelayStage": stage("RelayApi", "live"), "ConsoleStage": stage("ConsoleApi", "$default")},
+		"AWS::ApiGatewayV2::Integration": {
+			"RelayIntegration":   object{"ApiId": object{"Ref": "RelayApi"}, "IntegrationType": "AWS_PROXY", "IntegrationUri": calls("RelayFunction")},
+			"ConsoleIntegration": object{"ApiId": object{"Ref": "ConsoleApi"}, "IntegrationType": "AWS_PROXY", "IntegrationUri": calls("ConsoleFunction"), "PayloadFormatVersion": "2.0"}},
+		"AWS::ApiGatewayV2::Route": {"RelayConnect": route("Relay", "$connect"), "RelayMessage": route("Relay", "$default"), "RelayDisconnect": route("Relay", "$disconnect"),
+			"ConsoleEverything": route("Console", "$default")},
+		"AWS::Lambda::Permission": {"RelayPermission": permission("Relay", "live/*"), "ConsolePermission": permission("Console", "*/$default")},
 	} {
 		got := map[string]any{}
 		for name, properties := range c.resources(kind) {
@@ -289,11 +319,6 @@ func (c *template) checkRelay() {
 			}
 		}
 	})
-}
-
-func relayRoute(key string) object {
-	return object{"ApiId": object{"Ref": "RelayApi"}, "RouteKey": key, "AuthorizationType": "NONE",
-		"Target": object{"Fn::Sub": "integrations/${RelayIntegration}"}}
 }
 
 var logged = regexp.MustCompile(`\$[\w.-]+`)
@@ -364,6 +389,9 @@ var alarms = map[string][]string{
 	"EventsFailed":       {"AWS/SQS ApproximateNumberOfMessagesVisible QueueName=${FailedEvents.QueueName}"},
 	"ApiErrors":          {"AWS/Lambda Errors FunctionName=${ApiFunction}"},
 	"ApiThrottles":       {"AWS/Lambda Throttles FunctionName=${ApiFunction}"},
+	"ConsoleErrors":      {"AWS/Lambda Errors FunctionName=${ConsoleFunction}"},
+	"ConsoleThrottles":   {"AWS/Lambda Throttles FunctionName=${ConsoleFunction}"},
+	"Console5xx":         {"AWS/ApiGateway 5xx ApiId=${ConsoleApi}"},
 	"Api5xx":             {"AWS/ApiGateway 5xx ApiId=${Api}"},
 	"TableThrottles": {
 		"AWS/DynamoDB ThrottledRequests TableName=${Table} Operation=DeleteItem",

@@ -54,6 +54,16 @@ var allowed = map[string][]statement{
 		{[]string{"execute-api:ManageConnections"}, relayConnections, "", "", nil},
 		{[]string{"logs:CreateLogStream", "logs:PutLogEvents"}, []string{"${RelayLog.Arn}"}, "", "", nil},
 	},
+	"ConsoleRole": {
+		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
+			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"dynamodb:Query"}, []string{"${Table.Arn}/index/due", "${Table.Arn}/index/history", "${Table.Arn}/index/list"}, forAll, leadingKeys, []string{"t/*"}},
+		{[]string{"kms:Decrypt"}, []string{"${Key.Arn}"}, "StringLike", kmsContext, []string{keysets}},
+		{[]string{"ses:SendBulkEmail"}, sesFrom, "", "", nil},
+		{[]string{"ses:GetAccount"}, []string{"*"}, "", "", nil},
+		{[]string{"execute-api:ManageConnections"}, relayConnections, "", "", nil},
+		{[]string{"logs:CreateLogStream", "logs:PutLogEvents"}, []string{"${ConsoleLog.Arn}"}, "", "", nil},
+	},
 	"SweepRole": {
 		{[]string{"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
 			[]string{"${Table.Arn}"}, forAll, leadingKeys, []string{"t/*"}},
@@ -86,6 +96,7 @@ var allowed = map[string][]statement{
 var roles = map[string]struct{ service, function string }{
 	"ApiRole":      {"lambda.amazonaws.com", "ApiFunction"},
 	"RelayRole":    {"lambda.amazonaws.com", "RelayFunction"},
+	"ConsoleRole":  {"lambda.amazonaws.com", "ConsoleFunction"},
 	"SweepRole":    {"lambda.amazonaws.com", "SweepFunction"},
 	"TriggerRole":  {"lambda.amazonaws.com", "TriggerFunction"},
 	"ScheduleRole": {"scheduler.amazonaws.com", ""},

@@ -20,17 +20,18 @@ const module = "github.com/pinward/pinward/"
 // rooms lists the packages from the top of the house to the bottom. A package
 // imports only what stands below its own line.
 var rooms = [][]string{
-	{"infra/local", "functions/api", "functions/relay", "functions/sweep", "functions/trigger", "infra/softcard/cmd/softcard", "bridge"},
+	{"infra/local", "functions/api", "functions/relay", "functions/sweep", "functions/trigger", "functions/console", "infra/softcard/cmd/softcard", "bridge"},
 	{"infra/softcard", "bridge/command"},
 	{"bridge/agent"},
 	{"bridge/enrolment", "bridge/journal", "bridge/reader"},
 	{"functions/wiring"},
-	{"functions/api/rest", "functions/relay/line", "functions/sweep/due", "functions/trigger/inbox"},
+	{"functions/api/rest", "functions/relay/line", "functions/sweep/due", "functions/trigger/inbox", "functions/console/page"},
 	{"functions/console/words"},
+	{"shared/messaging"},
 	{"shared/rule"},
-	{"shared/unblock", "shared/intake", "shared/delivery"},
+	{"shared/unblock", "shared/intake", "shared/delivery", "shared/federation"},
 	{"shared/credential", "shared/user"},
-	{"shared/event"},
+	{"shared/event", "shared/person"},
 	{"shared/tenant"},
 	{"shared/mail", "shared/vault", "shared/audit", "shared/gateway"},
 	{"shared/relay", "shared/card", "shared/offline"},
@@ -57,11 +58,13 @@ var behind = map[string][]string{
 	"github.com/ebfe/scard":                         {"bridge/reader"},
 	"github.com/gorilla/websocket":                  {"shared/gateway", "bridge/agent"},
 	"github.com/go-jose/":                           {"shared/relay", "shared/intake"},
+	"github.com/coreos/go-oidc":                     {"shared/federation"},
+	"golang.org/x/oauth2":                           {"shared/federation"},
 	"golang.org/x/term":                             {"bridge/command"},
+	"github.com/aws/aws-lambda-go":                  {"shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger", "functions/console"},
+	"github.com/aws/":                               {"shared/table/dynamo", "shared/mail", "shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger", "functions/console"},
 	"github.com/chromedp/":                          {"infra/testserver/browser"},
 	"github.com/evanw/esbuild":                      {"functions/console/page/script"}, // its tests
-	"github.com/aws/aws-lambda-go":                  {"shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger"},
-	"github.com/aws/":                               {"shared/table/dynamo", "shared/mail", "shared/gateway", "functions/api", "functions/relay", "functions/sweep", "functions/trigger"},
 }
 
 // tests are for tests only: no product code imports them.

@@ -25,6 +25,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/pinward/pinward/functions/api/rest"
+	"github.com/pinward/pinward/functions/console/page"
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	addr := flags.String("addr", "127.0.0.1:8080", "`address` to listen on")
 	data := flags.String("data", "data", "`folder` that everything is kept in")
 	now := flags.String("now", "", "`time` to begin at, such as 2030-01-31T09:00:00Z, for demonstrations; then time goes on from there")
-	anywhere := flags.Bool("webhooks-anywhere", false, "let webhooks go to this machine and its network too, and without TLS, to try them; else only public addresses get any")
+	anywhere := flags.Bool("webhooks-anywhere", false, "let webhooks go to this machine and its network too, and without TLS, to try them, and sign-in providers be there; else only public addresses are asked")
 	newKey := flags.Bool("new-key", false, "make another API key of role admin for the tenant demo and print it")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -124,18 +125,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}, clock.Now, rand.Reader)
 	parts := wiring.Parts{
 		Table: store.table, Root: root, Senders: senders, Now: clock.Now,
-		Log:             log,
-		PlatformKeyHash: platformHash,
-		Rate:            rest.Rate{PerSecond: 200, Burst: 1000},
-		Connections:     relays,
-		RelayURL:        "ws" + url[len("http"):] + relayPath,
-		WebhooksTo:      wiring.WebhooksTo{Anywhere: *anywhere},
+		Log:               log,
+		PlatformKeyHash:   platformHash,
+		Rate:              rest.Rate{PerSecond: 200, Burst: 1000},
+		Connections:       relays,
+		RelayURL:          "ws" + url[len("http"):] + relayPath,
+		ConsoleURL:        url,
+		APIURL:            url,
+		SignInTime:        time.Second,
+		WebhooksTo:        wiring.WebhooksTo{Anywhere: *anywhere},
+		ProvidersAnywhere: *anywhere,
 	}
 	system := wiring.New(parts)
 	parts.Now = time.Now
 	bridges := &bridges{Socket: system.Relay(), door: wiring.New(parts).Relay(), hellos: map[string][]byte{}}
 	relayed = gateway.SocketHandler(bridges)
 	adminKey, err := seed(ctx, system, *newKey)
+	if err != nil {
+		return err
+	}
+	signIn, err := signInLink(ctx, system)
 	if err != nil {
 		return err
 	}
@@ -154,14 +163,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	mux.Handle("/_local/card", cardPages)
 	mux.Handle("/_local/card/", cardPages)
 	mux.Handle(relayPath, relays)
-	mux.Handle("/", gateway.Front(gateway.Handler(system.API()), clock.Now, func() string { return ulid.Make().String() }))
+	requestID := func() string { return ulid.Make().String() }
+	pages := gateway.Front(gateway.Handler(system.Console()), clock.Now, requestID)
+	mux.Handle(page.Root, pages)
+	mux.Handle(page.Root+"/", pages)
+	mux.Handle("/", gateway.Front(gateway.Handler(system.API()), clock.Now, requestID))
 	serving, stopWaiting := context.WithCancel(context.WithoutCancel(ctx)) // ends what waits for news
 	defer stopWaiting()
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return serving }, ErrorLog: slog.NewLogLogger(system.Log.Handler(), slog.LevelWarn)}
 
 	fmt.Fprintf(stdout, "Pinward is running at %s\n\n", url)
 	fmt.Fprintf(stdout, "  what it can do   %s/docs\n  mails sent       %s/_local/outbox\n  a smart card     %s/_local/card\n  clock            %s/_local/clock\n", url, url, url, url)
-	fmt.Fprintf(stdout, "  data             %s (%s; log.jsonl is the log)\n\n", *data, store.name)
+	fmt.Fprintf(stdout, "  data             %s (%s; log.jsonl is the log)\n", *data, store.name)
+	if signIn != "" {
+		fmt.Fprintf(stdout, "  sign in          %s\n", signIn)
+	}
+	fmt.Fprintln(stdout)
 	if platformKey != "" {
 		fmt.Fprintf(stdout, "The platform key, which creates tenants, is shown this once:\n\n  export PLATFORM_KEY=%s\n\n", platformKey)
 	}

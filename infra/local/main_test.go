@@ -201,13 +201,35 @@ func (p *process) verified(key, username, pin string) bool {
 	return v.Verified
 }
 
-// TestKeysArePrintedOnce starts again and again on one folder.
+// signIn returns the link by which the demo's administrator signs in.
+func (p *process) signIn() string {
+	p.Helper()
+	m := regexp.MustCompile(`\n  sign in +(\S+)\n`).FindStringSubmatch(p.printed())
+	if m == nil || !strings.HasPrefix(m[1], p.url+"/console/sign-in/link?t=pwl_demo_") {
+		p.Fatalf("no sign-in link is printed: %s", p.printed())
+	}
+	return m[1]
+}
+
+// TestKeysArePrintedOnce starts again and again on one folder. A link to sign in is printed
+// each time, another one.
 func TestKeysArePrintedOnce(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "deep", "data")
 	first := start(t, data)
 	key, platform := first.key("KEY"), first.key("PLATFORM_KEY")
 	first.call(200, "GET", "/v1/users", key, nil)
 	first.call(200, "GET", "/v1/tenants", platform, nil)
+	var people struct {
+		Items []struct {
+			Name, Mail string
+			Roles      []string
+		}
+	}
+	first.into(&people, 200, "GET", "/v1/people", key, nil)
+	if got := fmt.Sprint(people.Items); got != "[{Demo Administrator admin@demo.example [admin]}]" {
+		t.Errorf("the people of the demo are %s", got)
+	}
+	link := first.signIn()
 	first.stop()
 
 	second := start(t, data)
@@ -215,6 +237,11 @@ func TestKeysArePrintedOnce(t *testing.T) {
 		t.Errorf("the second start shows keys: %s", got)
 	}
 	second.call(200, "GET", "/v1/tenants", platform, nil)
+	second.into(&people, 200, "GET", "/v1/people", key, nil)
+	link2 := second.signIn()
+	if link2 == link || len(people.Items) != 1 {
+		t.Errorf("the second start shows the same link, or makes somebody again: %+v", people.Items)
+	}
 	second.stop()
 
 	third := start(t, data, "-new-key")
@@ -238,7 +265,7 @@ func TestKeysArePrintedOnce(t *testing.T) {
 			return err
 		}
 		b, err := os.ReadFile(path)
-		for _, secret := range []string{key, another, platform} {
+		for _, secret := range []string{key, another, platform, link, link2} {
 			if bytes.Contains(b, []byte(secret)) || bytes.Contains(b, []byte(secret[strings.LastIndex(secret, "_")+1:])) {
 				t.Errorf("%s holds a key", path)
 			}

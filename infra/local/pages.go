@@ -19,10 +19,10 @@ import (
 //go:embed outbox.html
 var outboxHTML string
 
-var outboxPage = template.Must(template.New("outbox").Funcs(template.FuncMap{"person": person}).Parse(outboxHTML))
+var outboxPage = template.Must(template.New("outbox").Funcs(template.FuncMap{"person": readable}).Parse(outboxHTML))
 
-// person is an address header as people read it.
-func person(header string) string {
+// readable is an address header as people read it.
+func readable(header string) string {
 	a, err := netmail.ParseAddress(header)
 	if err != nil {
 		return header

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/pinward/pinward/functions/wiring"
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/mail"
+	people "github.com/pinward/pinward/shared/person"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
 	"github.com/pinward/pinward/shared/table"
@@ -149,4 +151,35 @@ func seed(ctx context.Context, system *wiring.System, another bool) (string, err
 		return "", err
 	}
 	return key.Reveal(), nil
+}
+
+// signInLink returns a link by which somebody who administers the tenant demo signs in: "Demo
+// Administrator", who is made if the tenant has no people. It is "" if nobody administers it.
+func signInLink(ctx context.Context, system *wiring.System) (string, error) {
+	by := audit.Actor{Kind: audit.System, ID: "local"}
+	core, err := system.Tenants.Load(ctx, demo)
+	if err != nil {
+		return "", err
+	}
+	all, err := system.People.List(ctx, demo)
+	if err != nil {
+		return "", err
+	}
+	if len(all) == 0 {
+		p, err := system.People.Create(ctx, core, by, people.Person{Name: "Demo Administrator", Mail: "admin@demo.example", Roles: []tenant.Role{tenant.RoleAdmin}})
+		if err != nil {
+			return "", err
+		}
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b people.Person) int { return strings.Compare(a.ID, b.ID) }) // the oldest first
+	i := slices.IndexFunc(all, people.Person.Administers)
+	if i < 0 || core.Tenant.Suspended {
+		return "", nil
+	}
+	link, _, err := system.People.Link(ctx, core, by, all[i].ID, 12*time.Hour)
+	if err != nil {
+		return "", err
+	}
+	return system.People.LinkURL(link).Reveal(), nil
 }

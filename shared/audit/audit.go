@@ -27,13 +27,14 @@ const (
 	System   ActorKind = "system"   // Pinward itself: the sweep
 	Rule     ActorKind = "rule"     // a trigger rule of the tenant's
 	Bridge   ActorKind = "bridge"   // somebody at a bridge, who has not proven who they are
+	Person   ActorKind = "person"   // somebody who has signed in to the pages
 )
 
 // Actor is who acts: an API key, a person, a rule, Pinward itself.
 type Actor struct {
 	Kind ActorKind
-	ID   string // the key's, user's, rule's or function's id
-	Name string // the key's or rule's name
+	ID   string // the key's, user's, person's, rule's or function's id
+	Name string // the key's, person's or rule's name
 }
 
 // Record is one thing that happened.

@@ -60,6 +60,9 @@ func FamilyNamed(name string) (*Family, error) {
 // admin key.
 func (f *Family) HasPUK() bool { return f.takeCustody != "" }
 
+// Alphabets returns what the PINs of such cards may consist of, the usual one first.
+func (f *Family) Alphabets() []pin.Alphabet { return slices.Clone(f.alphabets) }
+
 // Policy returns the usual policy for the PINs of such cards.
 func (f *Family) Policy() pin.Policy {
 	p := pin.Default()

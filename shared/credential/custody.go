@@ -155,6 +155,33 @@ func (cs *Credentials) ClaimPUK(ctx context.Context, core tenant.Core, by audit.
 	})
 }
 
+// PUKState is what is known of a card's PUK.
+type PUKState string
+
+// The states of a PUK.
+const (
+	PUKNone    PUKState = "none"    // no PUK is on record
+	PUKClaimed PUKState = "claimed" // somebody has said that the card has it
+	PUKSettled PUKState = "settled" // the card has taken it
+	PUKInDoubt PUKState = "inDoubt" // it is found out at the next contact with the card
+	PUKRefused PUKState = "refused" // the card has another; somebody has to say which
+)
+
+// PUKState returns what is known of the card's PUK.
+func (c Credential) PUKState() PUKState {
+	switch custody := c.Custody; {
+	case custody.Current == 0:
+		return PUKNone
+	case custody.Stage == card.Refused:
+		return PUKRefused
+	case custody.Stage == card.Settled && custody.Claimed:
+		return PUKClaimed
+	case custody.InDoubt():
+		return PUKInDoubt
+	}
+	return PUKSettled
+}
+
 // possible are the slots of the PUKs that the card may have, by what is known.
 func possible(c card.Custody) []int {
 	switch {

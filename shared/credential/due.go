@@ -232,6 +232,22 @@ func (cs *Credentials) giveUp(t table.TenantID, c Credential, state NoticeState,
 	return []table.Op{mail.GiveUp(t, fmt.Sprintf("credential/%s/%d", c.ID, c.Version+1), mail.GivenUp{At: cs.Now().UTC().Truncate(time.Second), Name: c.Name(), Card: true, Reason: reason})}
 }
 
+// PINExpiries returns when the PINs of cards expire, or have expired, at from or later and
+// before to, in that order, and whether there are more than were read. Cards retired are left
+// out. Pointers tell it: no card is read.
+func (cs *Credentials) PINExpiries(ctx context.Context, t table.TenantID, from, to time.Time, limit int) (at []time.Time, more bool, _ error) {
+	page, next, err := table.Merge(ctx, cs.Table, table.CredentialsExpiring(t, from, to), limit, "")
+	if err != nil {
+		return nil, false, fmt.Errorf("list cards by their PINs' expiry: %w", err)
+	}
+	for _, item := range page.Items {
+		if expiry, ok := table.CredentialExpiry(item.Key); ok {
+			at = append(at, expiry)
+		}
+	}
+	return at, next != "", nil
+}
+
 // PINsExpiring returns the credentials whose PIN expires, or has expired, at from or later
 // and before to: up to limit of them, by that time, how many there are, and whether there are
 // more than were counted. Those retired are left out.

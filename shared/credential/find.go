@@ -269,6 +269,23 @@ func (cs *Credentials) Find(ctx context.Context, t table.TenantID, f Filter, bey
 	return found, beyond, nil
 }
 
+// Count returns how many credentials there are of a state, or without flag, which f gives and
+// nothing besides; up to limit, beyond which it says that there are more.
+func (cs *Credentials) Count(ctx context.Context, t table.TenantID, f Filter, limit int) (n int, more bool, _ error) {
+	if f != (Filter{State: f.State}) && f != (Filter{WithoutFlag: true}) || f == (Filter{}) {
+		return 0, false, errors.New("count credentials: only of a state, or without flag")
+	}
+	ranges, err := cs.ranges(ctx, t, f)
+	if err != nil || len(ranges) == 0 {
+		return 0, false, err
+	}
+	page, next, err := table.Merge(ctx, cs.Table, ranges, limit, "")
+	if err != nil {
+		return 0, false, fmt.Errorf("count credentials: %w", err)
+	}
+	return len(page.Items), next != "", nil
+}
+
 // first tells whether a pointer is that of the first word that starts with a prefix, so
 // that a credential of which two do is found once.
 func (c Credential) first(place, prefix string) bool {

@@ -303,6 +303,39 @@ func TestFindCost(t *testing.T) {
 			t.Errorf("%s: %+v, want %d queries, %d gets, and no more read than is found", name, got, c.queries, c.gets)
 		}
 	}
+	// To count reads no card.
+	counting.Take()
+	for _, c := range []struct {
+		filter Filter
+		limit  int
+		n      int
+		more   bool
+	}{
+		{Filter{State: Registered}, 50, 20, false}, {Filter{State: Registered}, 20, 20, false}, {Filter{State: Registered}, 19, 19, true},
+		{Filter{WithoutFlag: true}, 50, 20, false}, {Filter{State: Blocked}, 50, 0, false}, {Filter{State: Active}, 200, 200, true},
+	} {
+		if n, more, err := w.Count(t.Context(), acme, c.filter, c.limit); n != c.n || more != c.more || err != nil {
+			t.Errorf("%+v up to %d: %d, %t, %v", c.filter, c.limit, n, more, err)
+		}
+	}
+	if n, _, err := w.Count(t.Context(), acme, Filter{State: Active, Template: tmpl.ID}, 50); err == nil {
+		t.Errorf("a filter that cannot be counted: %d", n)
+	}
+	expiry := must(w.Get(t.Context(), acme, fmt.Sprintf("piv-%032x", 2)))(t).PINExpiresAt
+	for _, c := range []struct {
+		from, to time.Time
+		n        int
+		more     bool
+	}{{time.Time{}, expiry, 0, false}, {expiry, expiry.Add(time.Second), 300, true}, {expiry.Add(time.Second), expiry.Add(time.Hour), 0, false}} {
+		at, more, err := w.PINExpiries(t.Context(), acme, c.from, c.to, 300)
+		if len(at) != c.n || more != c.more || err != nil || c.n > 0 && !at[0].Equal(expiry) {
+			t.Errorf("%s to %s: %d, %t, %v", c.from, c.to, len(at), more, err)
+		}
+	}
+	if got := counting.Take(); got.Gets != 1 {
+		t.Errorf("counting: %+v", got)
+	}
+
 	// Two filters of which one is read: a page ends where too much was read, and goes on.
 	pages, found := 0, 0
 	for place, more := "", true; more; more = place != "" {

@@ -624,13 +624,11 @@ func (cs *Credentials) Undo(ctx context.Context, core tenant.Core, by audit.Acto
 		if err != nil {
 			return SanityRun{}, err
 		}
-		switch s := r.StateAt(cs.Now()); {
-		case s == RunUndoing || s == RunUndone:
+		if r.State == RunUndoing || r.State == RunUndone {
 			return r, nil
-		case s != RunDone && s != RunCancelled || r.StartedAt.IsZero():
-			return SanityRun{}, fmt.Errorf("%w: the run is %s; only one that has begun and ended can be undone", problem.ErrState, s)
-		case !cs.Now().Before(r.StartedAt.Add(UndoLife)):
-			return SanityRun{}, fmt.Errorf("%w: the run is older than a year", problem.ErrState)
+		}
+		if err := r.checkUndo(cs.Now()); err != nil {
+			return SanityRun{}, err
 		}
 		lock, err := cs.runLock(ctx, t)
 		if err == nil {
@@ -652,6 +650,77 @@ func (cs *Credentials) Undo(ctx context.Context, core tenant.Core, by audit.Acto
 		return cs.advance(ctx, t, r, runAtOnce)
 	}
 	return SanityRun{}, errBusy
+}
+
+// checkUndo returns problem.ErrState if the run cannot be undone.
+func (r SanityRun) checkUndo(now time.Time) error {
+	switch s := r.StateAt(now); {
+	case s != RunDone && s != RunCancelled || r.StartedAt.IsZero():
+		return fmt.Errorf("%w: the run is %s; only one that has begun and ended can be undone", problem.ErrState, s)
+	case !now.Before(r.StartedAt.Add(UndoLife)):
+		return fmt.Errorf("%w: the run is older than a year", problem.ErrState)
+	}
+	return nil
+}
+
+// CanUndo tells whether the run can be undone.
+func (r SanityRun) CanUndo(now time.Time) bool { return r.checkUndo(now) == nil }
+
+// UndoPreview is what an undo would do.
+type UndoPreview struct {
+	Remove  int      // cards that would have no flag any more
+	Stay    int      // cards that would be left alone
+	Stays   []Stayed // the first of those
+	AtLeast bool     // there are more: there was no time to look at all
+}
+
+// Stayed is a card that an undo leaves alone: gone, or with another flag, or none, by now.
+type Stayed struct {
+	ID   string
+	Card Credential // the zero Credential if it is gone
+}
+
+// maxStays bounds the cards that a preview names.
+const maxStays = 100
+
+// PreviewUndo says what Undo would do now, for as long as it may look, and does nothing. A
+// run that cannot be undone is problem.ErrState.
+func (cs *Credentials) PreviewUndo(ctx context.Context, core tenant.Core, id string, most time.Duration) (SanityRun, UndoPreview, error) {
+	if err := CheckSupport(core); err != nil {
+		return SanityRun{}, UndoPreview{}, err
+	}
+	t := core.Tenant.ID
+	r, err := cs.Run(ctx, t, id)
+	if err == nil {
+		err = r.checkUndo(cs.Now())
+	}
+	if err != nil {
+		return SanityRun{}, UndoPreview{}, err
+	}
+	enough, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	var p UndoPreview
+	for part := range r.cursor.Parts {
+		if enough.Err() != nil {
+			p.AtLeast = true
+			break
+		}
+		cards, err := cs.flaggedIn(ctx, t, id, firstBatch+part)
+		if err != nil {
+			return SanityRun{}, UndoPreview{}, err
+		}
+		for _, c := range cards {
+			switch {
+			case c.err == nil && c.flaggedBy(id):
+				p.Remove++
+				continue
+			case len(p.Stays) < maxStays:
+				p.Stays = append(p.Stays, Stayed{c.id, c.Credential})
+			}
+			p.Stay++
+		}
+	}
+	return r, p, nil
 }
 
 // RunReport counts what a sweep did about runs.
@@ -1190,32 +1259,8 @@ func (w *runWork) unflag(ctx, enough context.Context) error {
 	if cur.Part == firstBatch+cur.Parts {
 		return w.end(ctx, RunUndone)
 	}
-	item, err := w.Table.Get(ctx, table.JobPartKey(w.t, w.run.ID, cur.Part))
+	cards, err := w.flaggedIn(ctx, w.t, w.run.ID, cur.Part)
 	if err != nil {
-		return fmt.Errorf("read what the run has done: %w", err)
-	}
-	var p runPart
-	if err := item.Decode(&p); err != nil {
-		return err
-	}
-	cards := make([]candidate, len(p.Cards))
-	var g errgroup.Group
-	g.SetLimit(16)
-	for i, id := range p.Cards {
-		g.Go(func() error {
-			c := &cards[i]
-			c.id = id
-			item, err := w.Table.Get(ctx, table.CredentialKey(w.t, id))
-			if c.gone = errors.Is(err, problem.ErrNotFound); c.gone {
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("read cards: %w", err)
-			}
-			c.Credential, c.err = decode(item)
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
 		return err
 	}
 	for cards = cards[min(cur.Within, len(cards)):]; len(cards) > 0 && enough.Err() == nil; {
@@ -1231,10 +1276,45 @@ func (w *runWork) unflag(ctx, enough context.Context) error {
 	return nil
 }
 
+// flaggedIn reads the cards that a run has given flags in one of its parts.
+func (cs *Credentials) flaggedIn(ctx context.Context, t table.TenantID, run string, part int) ([]candidate, error) {
+	item, err := cs.Table.Get(ctx, table.JobPartKey(t, run, part))
+	if err != nil {
+		return nil, fmt.Errorf("read what the run has done: %w", err)
+	}
+	var p runPart
+	if err := item.Decode(&p); err != nil {
+		return nil, err
+	}
+	cards := make([]candidate, len(p.Cards))
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i, id := range p.Cards {
+		g.Go(func() error {
+			c := &cards[i]
+			c.id = id
+			item, err := cs.Table.Get(ctx, table.CredentialKey(t, id))
+			if c.gone = errors.Is(err, problem.ErrNotFound); c.gone {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("read cards: %w", err)
+			}
+			c.Credential, c.err = decode(item)
+			return nil
+		})
+	}
+	return cards, g.Wait()
+}
+
+// flaggedBy tells whether a card's flag is that of a run still.
+func (c candidate) flaggedBy(run string) bool {
+	return !c.gone && c.HasFlag() && c.Flagged.How == FlagBySanityCheck && c.Flagged.Run == run
+}
+
 // remove decides about a card that the run has given a flag.
 func (w *runWork) remove(next *SanityRun, c candidate) (Credential, bool) {
 	next.cursor.Within++
-	if c.gone || !c.HasFlag() || c.Flagged.How != FlagBySanityCheck || c.Flagged.Run != next.ID {
+	if !c.flaggedBy(next.ID) {
 		next.Stayed++
 		return Credential{}, false
 	}

@@ -440,11 +440,32 @@ func TestUndo(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.pass(time.Hour)
-	m.n, m.now = 2, func() { renew(ids[1]) } // between its reading and its writing
 	gone := must(w.Get(ctx, acme, ids[2]))(t)
 	if err := m.Table.Write(ctx, Remove(acme, gone)...); err != nil {
 		t.Fatal(err)
 	}
+	told := w.audited(acme)
+	shown, p, err := w.PreviewUndo(ctx, w.core, r.ID, time.Minute)
+	if err != nil || shown.ID != r.ID || p.Remove != 117 || p.Stay != 3 || p.AtLeast {
+		t.Errorf("the preview is %+v, %v; want 117 removed and 3 left alone", p, err)
+	}
+	stays := map[string]FlagHow{}
+	for _, s := range p.Stays {
+		stays[s.ID] = s.Card.Flagged.How
+	}
+	if d := cmp.Diff(map[string]FlagHow{ids[0]: FlagByChange, ids[2]: "", ids[3]: FlagBySanityCheck}, stays); d != "" {
+		t.Errorf("left alone (-want +got):\n%s", d)
+	}
+	if len(w.audited(acme)) != len(told) {
+		t.Error("the preview has changed something")
+	}
+	if _, p, err := w.PreviewUndo(ctx, w.core, r.ID, 0); err != nil || !p.AtLeast {
+		t.Errorf("without time the preview is %+v, %v", p, err)
+	}
+	if _, _, err := w.PreviewUndo(ctx, w.other, r.ID, time.Minute); !errors.Is(err, problem.ErrNotFound) {
+		t.Errorf("another tenant's preview: %v", err)
+	}
+	m.n, m.now = 2, func() { renew(ids[1]) } // between its reading and its writing
 	other := audit.Actor{Kind: audit.API, ID: "k2"}
 	r = must(w.Undo(ctx, w.core, other, r.ID))(t)
 	if r.State != RunUndone || r.Removed != 116 || r.Stayed != 4 || r.Set != 120 {
@@ -468,12 +489,15 @@ func TestUndo(t *testing.T) {
 	if counts := must(w.CountWithoutFlag(ctx, acme, time.Minute))(t); len(counts) != 1 || counts[0].Cards != 116 || counts[0].AtLeast {
 		t.Errorf("counted %+v", counts)
 	}
-	told := w.actions(RunSubject(r.ID))
+	done := w.actions(RunSubject(r.ID))
+	if _, _, err := w.PreviewUndo(ctx, w.core, r.ID, time.Minute); !errors.Is(err, problem.ErrState) {
+		t.Errorf("the preview of what is undone: %v", err)
+	}
 	again := must(w.Undo(ctx, w.core, other, r.ID))(t)
-	if d := cmp.Diff(r, again, cmp.AllowUnexported(SanityRun{}, runCursor{})); d != "" || !slices.Equal(told, w.actions(RunSubject(r.ID))) {
+	if d := cmp.Diff(r, again, cmp.AllowUnexported(SanityRun{}, runCursor{})); d != "" || !slices.Equal(done, w.actions(RunSubject(r.ID))) {
 		t.Errorf("undone twice (-first +second):\n%s", d)
 	}
-	if last := told[len(told)-1]; last != "sanityCheck.undone" {
+	if last := done[len(done)-1]; last != "sanityCheck.undone" {
 		t.Errorf("the last record is %s", last)
 	}
 

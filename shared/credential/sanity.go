@@ -327,10 +327,13 @@ func (cs *Credentials) CountWithoutFlag(ctx context.Context, t table.TenantID, m
 	return counts, nil
 }
 
-// sanityColumns are those of the list of cards without a flag.
 var sanityColumns = []string{"credential", "cardId", "family", "template", "templateName", "holder", "label", "serial", "state", "createdAt"}
 
-func sanityRow(c Credential, names map[string]string) []string {
+// SanityColumns are those of the list of cards without a flag.
+func SanityColumns() []string { return slices.Clone(sanityColumns) }
+
+// SanityRow returns a card's cells of that list. names are those of templates, by id.
+func SanityRow(c Credential, names map[string]string) []string {
 	return []string{c.ID, c.CardID, c.Family, c.Template, names[c.Template], c.Holder, c.Label, c.Serial, string(c.State), c.CreatedAt.UTC().Format(time.RFC3339)}
 }
 
@@ -352,7 +355,7 @@ func WriteCSV(w io.Writer, all []Credential, names map[string]string, header boo
 		_ = out.Write(sanityColumns)
 	}
 	for _, c := range all {
-		row := sanityRow(c, names)
+		row := SanityRow(c, names)
 		for i := range row {
 			row[i] = inert(row[i])
 		}
@@ -370,7 +373,7 @@ func WriteText(w io.Writer, all []Credential, names map[string]string, header bo
 		b.WriteString(strings.Join(sanityColumns[1:], "\t") + "\n")
 	}
 	for _, c := range all {
-		row := sanityRow(c, names)[1:]
+		row := SanityRow(c, names)[1:]
 		for i := range row {
 			row[i] = inert(row[i])
 		}

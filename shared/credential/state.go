@@ -108,6 +108,23 @@ func checkMove(from, to State, as tenant.Role, why Reason) error {
 	return nil
 }
 
+// Move is a change of state that somebody may make.
+type Move struct {
+	To  State
+	As  tenant.Role // of their roles, one that may
+	Why bool        // it needs a reason
+}
+
+// Moves returns what somebody with the roles may make of a credential.
+func Moves(from State, roles []tenant.Role) (open []Move) {
+	for _, m := range moves {
+		if i := slices.IndexFunc(roles, func(r tenant.Role) bool { return slices.Contains(m.roles, r) }); m.from == from && i >= 0 {
+			open = append(open, Move{m.to, roles[i], m.why})
+		}
+	}
+	return open
+}
+
 // next are the states that a credential may be moved to.
 func next(from State) (to []State) {
 	for _, m := range moves {

@@ -44,6 +44,15 @@ func TestMoves(t *testing.T) {
 					t.Errorf("%s to %s as %s without a reason: %v", from, to, role, err)
 				}
 			}
+			for _, roles := range [][]tenant.Role{{tenant.RoleOperator}, {tenant.RoleHelpdesk, tenant.RoleAdmin}, {tenant.RoleHelpdesk}} {
+				i := slices.IndexFunc(Moves(from, roles), func(m Move) bool { return m.To == to })
+				as := roles[len(roles)-1]
+				if may := checkMove(from, to, as, "other") == nil; may != (i >= 0) {
+					t.Errorf("%s to %s is open to %s: %t, want %t", from, to, roles, i >= 0, may)
+				} else if may && Moves(from, roles)[i] != (Move{to, as, strings.Contains(cell, "!")}) {
+					t.Errorf("%s to %s is open to %s as %+v", from, to, roles, Moves(from, roles)[i])
+				}
+			}
 			m, _ := moveOf(from, to)
 			if m.pin != strings.Contains(cell, "p") || m.seen != strings.Contains(cell, "s") {
 				t.Errorf("%s to %s: by a new PIN %t, by the card %t", from, to, m.pin, m.seen)

@@ -75,6 +75,9 @@ var proofs = map[Channel][]Proof{
 	WindowsChallengeResponse: {Statement, TwoOperators},
 }
 
+// ProofsFor lists what a channel can be proven by, the usual one first.
+func ProofsFor(c Channel) []Proof { return slices.Clone(proofs[c]) }
+
 // Template is what credentials of a kind have in common.
 type Template struct {
 	ID     string // ULID
@@ -116,8 +119,10 @@ type Reminder struct {
 // Limit is how many resets there may be within some days; the zero Limit is none.
 type Limit struct{ Count, Days int }
 
+// MaxReminders is how many reminders a template may have.
+const MaxReminders = 10
+
 const (
-	maxReminders  = 10
 	maxLimit      = 50
 	maxLimitDays  = 366
 	maxPINValid   = 3650
@@ -255,8 +260,8 @@ func (t Template) Validate() error {
 	if t.PINValidDays < 0 || t.PINValidDays > maxPINValid {
 		vs.Add("range", "pinValidDays", "must be 0 to %d", maxPINValid)
 	}
-	if len(t.Reminders) > maxReminders {
-		vs.Add("count", "reminders", "are %d, at most %d are taken", len(t.Reminders), maxReminders)
+	if len(t.Reminders) > MaxReminders {
+		vs.Add("count", "reminders", "are %d, at most %d are taken", len(t.Reminders), MaxReminders)
 	}
 	for i, r := range t.Reminders {
 		field := fmt.Sprintf("reminders.%d.", i)

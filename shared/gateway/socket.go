@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	"github.com/aws/aws-lambda-go/events"
 )
@@ -33,6 +34,28 @@ type Connections interface {
 	Post(ctx context.Context, connection string, data []byte) error
 	// Close ends a connection. One that is no more is closed already.
 	Close(ctx context.Context, connection string) error
+}
+
+// HangUp says a last message to connections and closes them. They are all that is known of
+// them by now, so one that cannot be reached is only logged; nor does it matter that who has
+// asked for it waits no more.
+func HangUp(ctx context.Context, c Connections, log *slog.Logger, last []byte, all ...string) {
+	ctx = context.WithoutCancel(ctx)
+	within := func(call func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		return call(ctx)
+	}
+	for _, connection := range all {
+		err := within(func(ctx context.Context) error { return c.Post(ctx, connection, last) })
+		if errors.Is(err, ErrGone) {
+			continue
+		}
+		err = errors.Join(err, within(func(ctx context.Context) error { return c.Close(ctx, connection) }))
+		if err != nil {
+			log.WarnContext(ctx, "a connection could not be ended properly", "connection", connection, "cause", err.Error())
+		}
+	}
 }
 
 // ErrGone: the connection is no more.

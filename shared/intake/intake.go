@@ -376,18 +376,7 @@ var errBusy = fmt.Errorf("%w: others change the import at the same time", proble
 func (is *Imports) Create(ctx context.Context, core tenant.Core, by audit.Actor, o Options) (Import, error) {
 	t, now := core.Tenant.ID, is.Now()
 	o.Kind = is.Kind
-	var vs problem.Violations
-	if err := vs.Merge(o.Validate()); err != nil {
-		return Import{}, err
-	}
-	if o.Template != "" {
-		if _, err := is.Credentials.Template(ctx, t, o.Template); errors.Is(err, problem.ErrNotFound) {
-			vs.Add("unknown", "template", "is not the id of a credential template")
-		} else if err != nil {
-			return Import{}, err
-		}
-	}
-	if err := vs.Err(); err != nil {
+	if err := is.check(ctx, core, o); err != nil {
 		return Import{}, err
 	}
 	id, err := ulid.New(ulid.Timestamp(now), is.Rand)
@@ -407,6 +396,22 @@ func (is *Imports) Create(ctx context.Context, core tenant.Core, by audit.Actor,
 	}
 	im.Version = 1
 	return im, nil
+}
+
+// check reports everything that is wrong with options.
+func (is *Imports) check(ctx context.Context, core tenant.Core, o Options) error {
+	var vs problem.Violations
+	if err := vs.Merge(o.Validate()); err != nil {
+		return err
+	}
+	if o.Template != "" {
+		if _, err := is.Credentials.Template(ctx, core.Tenant.ID, o.Template); errors.Is(err, problem.ErrNotFound) {
+			vs.Add("unknown", "template", "is not the id of a credential template")
+		} else if err != nil {
+			return err
+		}
+	}
+	return vs.Err()
 }
 
 // Get returns an import by id.

@@ -121,11 +121,7 @@ func (is *Imports) begin(ctx context.Context, t table.TenantID, id string, numbe
 			return fail(fmt.Errorf("%w: in a dry run part %d comes after part %d is done", problem.ErrState, number, number-1))
 		}
 	}
-	rows := im.rows(data, number == 1)
-	for err == nil {
-		_, err = rows.next()
-	}
-	if !errors.Is(err, io.EOF) {
+	if err := im.readable(data, number == 1); err != nil {
 		return fail(err)
 	}
 	p.Number, p.content, p.Lines = number, content, lines(data)
@@ -142,6 +138,55 @@ func (is *Imports) begin(ctx context.Context, t table.TenantID, id string, numbe
 	}
 	p.version++
 	return im, p, nil
+}
+
+// readable reports that not all of a part's text is rows.
+func (im Import) readable(data []byte, header bool) error {
+	for rows := im.rows(data, header); ; {
+		if _, err := rows.next(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// Check reports what Create and Part would have against options, and against a file, or the
+// first part of one, as a whole. It stores nothing.
+func (is *Imports) Check(ctx context.Context, core tenant.Core, o Options, data []byte) error {
+	o.Kind = is.Kind
+	if err := is.check(ctx, core, o); err != nil {
+		return err
+	}
+	if len(data) > MaxPart {
+		return problem.Invalid("tooLarge", "part", "has %d bytes; send at most %d at once", len(data), MaxPart)
+	}
+	data, err := text(data)
+	if err != nil {
+		return err
+	}
+	im := Import{Options: o}
+	if o.Format == CSV {
+		if im.fields, err = im.columns(data); err != nil {
+			return err
+		}
+	} else if len(data) == 0 {
+		return problem.Invalid("empty", "part", "is empty")
+	}
+	return im.readable(data, true)
+}
+
+// Same tells whether a part of an import that has been begun had this text.
+func (is *Imports) Same(ctx context.Context, core tenant.Core, id string, number int, data []byte) (bool, error) {
+	p, err := is.part(ctx, core.Tenant.ID, id, number)
+	if err != nil {
+		return false, err
+	}
+	if data, err = text(data); err != nil {
+		return false, err
+	}
+	content, err := core.Keys.Fingerprint("import part", data)
+	return p.version != 0 && p.content == content, err
 }
 
 func (is *Imports) part(ctx context.Context, t table.TenantID, id string, number int) (Part, error) {

@@ -145,16 +145,84 @@ func (is *Imports) chunks(ctx context.Context, t table.TenantID, id string, p Pa
 // resultSize is how much CSV is written at once: at most that and a part's.
 const resultSize = 2 << 20
 
+// Outcome is what became of a row that was not simply taken, and one thing that is wrong with
+// it, if anything is.
+type Outcome struct {
+	Part int
+	Line int    // the file's once all parts before have been begun, until then the part's own; 0 if it is about several rows
+	ID   string // of the card, or the username
+	// Outcome is "updated", "unchanged" or "refused".
+	Outcome        string
+	Column, Reason string
+}
+
+// Outcomes returns up to limit outcomes, from the first part on, and whether there are more.
+func (is *Imports) Outcomes(ctx context.Context, t table.TenantID, id string, limit int) (list []Outcome, more bool, _ error) {
+	enough := errors.New("enough")
+	_, err := is.outcomes(ctx, t, id, 1, func() bool { return false }, func(o Outcome) error {
+		if len(list) == limit {
+			return enough
+		}
+		list = append(list, o)
+		return nil
+	})
+	if errors.Is(err, enough) {
+		return list, true, nil
+	}
+	return list, false, err
+}
+
+// outcomes gives each outcome to each, from a part on, until it has an error or there is enough
+// before a part; then it returns that part, else 0.
+func (is *Imports) outcomes(ctx context.Context, t table.TenantID, id string, from int, enough func() bool, each func(Outcome) error) (next int, err error) {
+	parts, err := is.PartsOf(ctx, t, id)
+	if err != nil {
+		return 0, err
+	}
+	before, whole := 0, true // lines of the parts before; that they are all there
+	for i, p := range parts {
+		whole = whole && p.Number == i+1
+		if !whole {
+			before = 0
+		}
+		if p.Number >= from {
+			if enough() {
+				return p.Number, nil
+			}
+			err := is.chunks(ctx, t, id, p, func(c chunk) error {
+				for _, row := range c.Rows {
+					if len(row.Faults) == 0 {
+						row.Faults = []string{"", ""}
+					}
+					for f := 0; f+1 < len(row.Faults); f += 2 {
+						if err := each(Outcome{p.Number, before + row.Line, row.ID, string(row.Outcome), row.Faults[f], row.Faults[f+1]}); err != nil {
+							return err
+						}
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return 0, err
+			}
+			if p.Unkept > 0 {
+				reason := fmt.Sprintf("%d more rows of this part were not taken; mend what is told here, and send them again in another import to see why", p.Unkept)
+				if err := each(Outcome{Part: p.Number, Reason: reason}); err != nil {
+					return 0, err
+				}
+			}
+		}
+		before += p.Lines
+	}
+	return 0, nil
+}
+
 // Result writes what became of the rows that were not taken as CSV: part, line, card (or
 // user: the name), outcome, column, reason, with a line for each thing that is wrong with a row. It begins
 // with a part, and returns the part to go on from, 0 if there are no more. Lines are the
 // file's once all parts before have been begun, and until then the part's own.
 func (is *Imports) Result(ctx context.Context, t table.TenantID, id string, from int, to io.Writer) (next int, err error) {
 	im, err := is.Get(ctx, t, id)
-	if err != nil {
-		return 0, err
-	}
-	parts, err := is.PartsOf(ctx, t, id)
 	if err != nil {
 		return 0, err
 	}
@@ -169,45 +237,22 @@ func (is *Imports) Result(ctx context.Context, t table.TenantID, id string, from
 	if err := write("part", "line", im.Kind.Noun(), "outcome", "column", "reason"); err != nil {
 		return 0, err
 	}
-	before, whole := 0, true // lines of the parts before; that they are all there
-	for i, p := range parts {
-		whole = whole && p.Number == i+1
-		if !whole {
-			before = 0
+	enough := func() bool {
+		w.Flush()
+		return counting.n > resultSize
+	}
+	next, err = is.outcomes(ctx, t, id, from, enough, func(o Outcome) error {
+		line := ""
+		if o.Line > 0 {
+			line = fmt.Sprint(o.Line)
 		}
-		if p.Number >= from {
-			if counting.n > resultSize {
-				return p.Number, nil
-			}
-			number := fmt.Sprint(p.Number)
-			err := is.chunks(ctx, t, id, p, func(c chunk) error {
-				for _, row := range c.Rows {
-					line := fmt.Sprint(before + row.Line)
-					if len(row.Faults) == 0 {
-						row.Faults = []string{"", ""}
-					}
-					for f := 0; f+1 < len(row.Faults); f += 2 {
-						if err := write(number, line, row.ID, string(row.Outcome), row.Faults[f], row.Faults[f+1]); err != nil {
-							return err
-						}
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				return 0, err
-			}
-			if p.Unkept > 0 {
-				if err := write(number, "", "", "", "", fmt.Sprintf("%d more rows of this part were not taken; mend what is told here, and send them again in another import to see why", p.Unkept)); err != nil {
-					return 0, err
-				}
-			}
-			w.Flush()
-		}
-		before += p.Lines
+		return write(fmt.Sprint(o.Part), line, o.ID, o.Outcome, o.Column, o.Reason)
+	})
+	if err != nil {
+		return 0, err
 	}
 	w.Flush()
-	return 0, w.Error()
+	return next, w.Error()
 }
 
 type counter struct {

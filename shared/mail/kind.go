@@ -25,17 +25,23 @@ const (
 	Notice    TemplateKind = NoticeID    // something has happened that the person is to know of, in an administrator's words
 	PINIssued TemplateKind = PINIssuedID // a new PIN, which was generated
 	Digest    TemplateKind = DigestID    // what administrators are told of a day
+
+	SignIn      TemplateKind = SignInID      // the one-time link and code by which a person signs in to the pages
+	ConfirmCode TemplateKind = ConfirmCodeID // the one-time code by which a person who is signed in confirms that it is them
 )
 
-// The variables that are secrets. Mails that have one are for telling it: text and HTML
-// must hold it. No subject may, for subjects are shown on lock screens and written to mail
+// The variables that are secrets. Mails that have some are for telling them: text and HTML
+// must hold each. No subject may, for subjects are shown on lock screens and written to mail
 // servers' logs.
 const (
 	codeVariable = "code"
 	pinVariable  = "pin"
+	linkVariable = "link"
 )
 
-func isSecret(variable string) bool { return variable == codeVariable || variable == pinVariable }
+func isSecret(variable string) bool {
+	return variable == codeVariable || variable == pinVariable || variable == linkVariable
+}
 
 var kinds = []struct {
 	kind      TemplateKind
@@ -49,6 +55,8 @@ var kinds = []struct {
 	{OfflineAnswer, []string{"username", "customer-name", "card", "time", "by"}},
 	{Notice, []string{"username", "customer-name", "event", "time", "message"}},
 	{PINIssued, []string{pinVariable, "username", "customer-name", "validity", "use"}},
+	{SignIn, []string{linkVariable, codeVariable, "minutes", "name", "customer-name"}},
+	{ConfirmCode, []string{codeVariable, "minutes", "name", "customer-name"}},
 	{Digest, []string{"customer-name", "since", "expiring-count", "expiring", "expired-count", "expired", "undeliverable-count", "undeliverable", "given-up-count", "given-up"}},
 }
 
@@ -246,6 +254,54 @@ func (v PINIssuedValues) variables() map[string]string {
 		"validity":      v.Validity,
 		"use":           v.Use,
 	}
+}
+
+// SignInValues are for templates of kind SignIn.
+type SignInValues struct {
+	Link         secret.Text // a URL
+	Code         secret.Text // its digits only; 8 are shown as "1234 5678"
+	Minutes      int         // that both are good for
+	Name         string      // the person's
+	CustomerName string      // the tenant's display name
+}
+
+func (SignInValues) kind() TemplateKind { return SignIn }
+
+func (v SignInValues) variables() map[string]string {
+	return map[string]string{
+		linkVariable:    v.Link.Reveal(),
+		codeVariable:    inFours(v.Code),
+		"minutes":       strconv.Itoa(v.Minutes),
+		"name":          v.Name,
+		"customer-name": v.CustomerName,
+	}
+}
+
+// ConfirmCodeValues are for templates of kind ConfirmCode.
+type ConfirmCodeValues struct {
+	Code         secret.Text // its digits only; 8 are shown as "1234 5678"
+	Minutes      int         // that it is good for
+	Name         string      // the person's
+	CustomerName string      // the tenant's display name
+}
+
+func (ConfirmCodeValues) kind() TemplateKind { return ConfirmCode }
+
+func (v ConfirmCodeValues) variables() map[string]string {
+	return map[string]string{
+		codeVariable:    inFours(v.Code),
+		"minutes":       strconv.Itoa(v.Minutes),
+		"name":          v.Name,
+		"customer-name": v.CustomerName,
+	}
+}
+
+func inFours(code secret.Text) string {
+	s := code.Reveal()
+	if len(s) == 8 {
+		s = s[:4] + " " + s[4:]
+	}
+	return s
 }
 
 // ValidUntil says until when a PIN is good, such as "until Saturday, 21 November 2026 at

@@ -1,5 +1,5 @@
 // Package mail sends the mails with which Pinward announces PIN expiry, proves
-// who asks for an unblock, and tells of PINs that were reset: it keeps a
+// who asks for an unblock or to sign in, and tells of PINs that were reset: it keeps a
 // tenant's messaging configurations and mail templates, renders a template for
 // a person, and hands the mail to Amazon SES, to an SMTP server or to a folder. Its invariant: a Sender says of every message whether the mail system
 // took it, and says Unknown, never Failed, where the mail system may have taken

@@ -16,6 +16,9 @@ const (
 	NoticeID    = "notice"
 	PINIssuedID = "pin-issued"
 	DigestID    = "digest"
+
+	SignInID      = "sign-in"
+	ConfirmCodeID = "confirm-code"
 )
 
 // predefinedTexts are named <kind>.<language>.txt and .html.
@@ -57,6 +60,14 @@ var predefinedTitles = map[TemplateKind]map[string]title{
 	PINIssued: {
 		"en": {"New PIN", "Your new PIN for {{customer-name}}"},
 		"de": {"Neue PIN", "Ihre neue PIN für {{customer-name}}"},
+	},
+	SignIn: {
+		"en": {"Sign-in", "Sign in to the PIN pages of {{customer-name}}"},
+		"de": {"Anmeldung", "Anmeldung bei den PIN-Seiten von {{customer-name}}"},
+	},
+	ConfirmCode: {
+		"en": {"Confirmation code", "Your code to confirm that it is you, for {{customer-name}}"},
+		"de": {"Bestätigungscode", "Ihr Code zur Bestätigung, dass Sie es sind, für {{customer-name}}"},
 	},
 	Digest: {
 		"en": {"Digest for administrators", "PINs for {{customer-name}} – expiring within a week: {{expiring-count}}, expired: {{expired-count}}"},

@@ -52,6 +52,21 @@ func (s Store) WithPassword(ctx context.Context, id string) (Configuration, erro
 	return r.Configuration, nil
 }
 
+// BulkRate is how many bulk messages a second go out with the configuration of an id, 0 if that
+// is not known, or there is none.
+func (s Store) BulkRate(ctx context.Context, senders Senders, id string) (float64, error) {
+	if id == "" {
+		return 0, nil
+	}
+	c, err := s.Configuration(ctx, id)
+	if errors.Is(err, problem.ErrNotFound) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	return senders.BulkRate(ctx, c), nil
+}
+
 // Configurations returns all configurations, without passwords, by id.
 func (s Store) Configurations(ctx context.Context) ([]Configuration, error) {
 	items, err := s.all(ctx, table.Messagings(s.Tenant))

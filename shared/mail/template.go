@@ -114,28 +114,34 @@ func (k TemplateKind) validateTags(vs *problem.Violations, field, source string)
 			vs.Add("unknownVariable", field, "{{%s}} is not a variable of this mail; the variables are %s", string(shown), inBraces(known))
 		}
 	}
-	i := slices.IndexFunc(known, isSecret)
-	if i < 0 {
-		return
-	}
-	secret := known[i]
-	switch has := slices.Contains(used, secret); {
-	case field == "subject" && has:
-		vs.Add(secret+"InSubject", field, "must not contain {{%s}}: subjects are shown on lock screens and written to logs", secret)
-	case field != "subject" && !has && source != "":
-		vs.Add(secret+"Missing", field, "must contain {{%s}}, or the mail would not tell it", secret)
+	for _, secret := range known {
+		if !isSecret(secret) {
+			continue
+		}
+		switch has := slices.Contains(used, secret); {
+		case field == "subject" && has:
+			vs.Add(secret+"InSubject", field, "must not contain {{%s}}: subjects are shown on lock screens and written to logs", secret)
+		case field != "subject" && !has && source != "":
+			vs.Add(secret+"Missing", field, "must contain {{%s}}, or the mail would not tell it", secret)
+		}
 	}
 }
 
-var tagPattern = regexp.MustCompile(`\{\{[^{}]*\}\}`)
+var (
+	tagPattern = regexp.MustCompile(`\{\{[^{}]*\}\}`)
+	// linkPattern is the one place in a tag where a variable is safe: it is a URL that
+	// Pinward has made, and nothing else is in the quotes.
+	linkPattern = regexp.MustCompile(`(<a [^<>{}]*href=")\{\{ *link *\}\}"`)
+)
 
 // variablesInTextOnly tells whether each variable stands where a browser reads
-// text. Elsewhere HTML escaping does not keep a value in its place.
+// text, or is the link that a link leads to. Elsewhere HTML escaping does not keep a value in its place.
 func variablesInTextOnly(source string) bool {
 	mark := "pinward-variable"
 	for strings.Contains(source, mark) {
 		mark += "-x"
 	}
+	source = linkPattern.ReplaceAllString(source, `$1"`)
 	z := html.NewTokenizer(strings.NewReader(tagPattern.ReplaceAllString(source, mark)))
 	inCode := false
 	for {

@@ -102,6 +102,20 @@ func TestTemplateKinds(t *testing.T) {
 		{"PIN in text, not in HTML", PINIssued, "s", "{{pin}}", "<p>{{username}}</p>", "html", "must contain {{pin}}"},
 		{"PIN in subject", PINIssued, "{{pin}}", "{{pin}}", "", "subject", "lock screens"},
 		{"code in PIN mail", PINIssued, "s", "{{pin}} {{code}}", "", "text", "not a variable"},
+		{"sign-in mail", SignIn, "{{name}} {{customer-name}}", "{{link}} {{code}} {{minutes}}", `<a class="b" href="{{ link }}">in</a> <b>{{code}}</b> {{link}}`, "", ""},
+		{"sign-in mail whose link is only a link", SignIn, "s", "{{link}} {{code}}", `<a href="{{link}}">in</a> {{code}}`, "", ""},
+		{"sign-in mail without code", SignIn, "s", "{{link}}", "", "text", "must contain {{code}}"},
+		{"sign-in mail without link", SignIn, "s", "{{code}}", "", "text", "must contain {{link}}"},
+		{"link in text, not in HTML", SignIn, "s", "{{link}} {{code}}", "{{code}}", "html", "must contain {{link}}"},
+		{"link in subject", SignIn, "{{link}}", "{{link}} {{code}}", "", "subject", "lock screens"},
+		{"code in a link", SignIn, "s", "{{link}} {{code}}", `<a href="{{code}}">in</a> {{link}}`, "html", "running text"},
+		{"link in a part of a link", SignIn, "s", "{{link}} {{code}}", `<a href="x{{link}}">in</a> {{code}}`, "html", "running text"},
+		{"link without quotes", SignIn, "s", "{{link}} {{code}}", `<a href={{link}}>in</a> {{code}}`, "html", "running text"},
+		{"link in an image", SignIn, "s", "{{link}} {{code}}", `<img src="{{link}}"> {{code}}`, "html", "running text"},
+		{"link as a script", SignIn, "s", "{{link}} {{code}}", `<script>{{link}}</script> {{code}}`, "html", "running text"},
+		{"link in expiry mail", PINExpiry, "s", "t", `<a href="{{link}}">in</a>`, "html", "not a variable"},
+		{"confirmation mail", ConfirmCode, "{{name}} {{customer-name}}", "{{code}} {{minutes}}", "", "", ""},
+		{"link in confirmation mail", ConfirmCode, "s", "{{code}} {{link}}", "", "text", "not a variable"},
 		{"no kind", "", "s", "t", "", "kind", "unblock-code"},
 		{"unknown kind", "newsletter", "s", "t", "", "kind", "unblock-code"},
 	} {
@@ -169,8 +183,11 @@ var examples = map[TemplateKind]Values{
 	OfflineAnswer:  OfflineAnswerValues{"ada", "Acme & Söhne", "PIV 4F2A", "TODAY", "Grace"},
 	Notice:         NoticeValues{"ada", "Acme & Söhne", "first print job", "TODAY", "Fetch it at <1>."},
 
-	PINIssued: PINIssuedValues{secret.New("a=?{{use}}&<"), "ada", "Acme & Söhne", "until SOON", "It works once."},
-	Digest:    DigestValues{"Acme & Söhne", "YESTERDAY", "de", DigestList{5, false, []string{"ada\n1", "bob"}}, DigestList{1000, true, []string{"eve"}}, DigestList{}, DigestList{1, false, []string{"card"}}},
+	PINIssued:   PINIssuedValues{secret.New("a=?{{use}}&<"), "ada", "Acme & Söhne", "until SOON", "It works once."},
+	SignIn:      SignInValues{secret.New("pages/?t=pwl_X"), secret.New("73915846"), 10, "ada", "Acme & Söhne"},
+	ConfirmCode: ConfirmCodeValues{secret.New("73915846"), 10, "ada", "Acme & Söhne"},
+
+	Digest: DigestValues{"Acme & Söhne", "YESTERDAY", "de", DigestList{5, false, []string{"ada\n1", "bob"}}, DigestList{1000, true, []string{"eve"}}, DigestList{}, DigestList{1, false, []string{"card"}}},
 }
 
 // Each variable of a kind has a value, and a template takes those of its kind only.
@@ -187,7 +204,10 @@ func TestRenderKinds(t *testing.T) {
 			OfflineAnswer:  "username|customer-name|card|time|by|ada, Acme & Söhne, PIV 4F2A, TODAY, Grace",
 			Notice:         "username|customer-name|event|time|message|ada, Acme & Söhne, first print job, TODAY, Fetch it at <1>.",
 
-			PINIssued: "pin|username|customer-name|validity|use|a=?{{use}}&<, ada, Acme & Söhne, until SOON, It works once.",
+			PINIssued:   "pin|username|customer-name|validity|use|a=?{{use}}&<, ada, Acme & Söhne, until SOON, It works once.",
+			SignIn:      "link|code|minutes|name|customer-name|pages/?t=pwl_X, 7391 5846, 10, ada, Acme & Söhne",
+			ConfirmCode: "code|minutes|name|customer-name|7391 5846, 10, ada, Acme & Söhne",
+
 			Digest: "customer-name|since|expiring-count|expiring|expired-count|expired|undeliverable-count|undeliverable|given-up-count|given-up|" +
 				"Acme & Söhne, YESTERDAY, 5, ada 1\nbob\nund 3 weitere, 1000+, eve\nund 999+ weitere, 0, –, 1, card",
 		}[kind]
@@ -308,6 +328,14 @@ func TestPredefined(t *testing.T) {
 	says[Notice] = map[string][]string{
 		"en": {"first print job", "TODAY", "Fetch it at <1>.", "ask your administrator", "Nobody will ask you for your PIN"},
 		"de": {"first print job", "TODAY", "Fetch it at <1>.", "fragen Sie bitte Ihre Administration", "Niemand wird Sie per Mail nach Ihrer PIN fragen"},
+	}
+	says[SignIn] = map[string][]string{
+		"en": {"pages/?t=pwl_X", "7391 5846", "10 minutes", "One of them works, once", "Nobody will ask you for this code or link", "If you did not ask to sign in", "tell your administrator"},
+		"de": {"pages/?t=pwl_X", "7391 5846", "10 Minuten", "ein einziges Mal", "Niemand wird Sie am Telefon", "Wenn Sie sich nicht anmelden wollten", "Administration"},
+	}
+	says[ConfirmCode] = map[string][]string{
+		"en": {"7391 5846", "10 minutes", "works once", "Nobody will ask you for this code", "somebody else is signed in with your name"},
+		"de": {"7391 5846", "10 Minuten", "ein einziges Mal", "Niemand wird Sie am Telefon", "jemand anderes mit Ihrem Namen angemeldet"},
 	}
 	for _, kind := range TemplateKinds() {
 		for tag, want := range map[string]string{"en": "en", "en-US": "en", "de": "de", "de-CH": "de", "fr": "en", "ja": "en", "": "en", "!": "en"} {

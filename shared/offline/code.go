@@ -108,6 +108,30 @@ func read(field string, s side, typed string, groups ...int) (string, error) {
 	return data.String(), vs.Err()
 }
 
+// Group is a group of a bridge's code as it was understood, and whether its check digit fits
+// at its place.
+type Group struct {
+	Digits string
+	Fits   bool
+}
+
+// Heard returns the groups of a challenge that a bridge has made, as it was typed, to be
+// read back: also where not all of them fit, and the last if it is not whole. It is nil if
+// there is a character that is none of a code's.
+func Heard(typed string) (groups []Group) {
+	digits, err := symbols("challenge", typed, groupLength, digit)
+	if err != nil {
+		return nil
+	}
+	fits := fit(bridge, digits)
+	for i := 0; len(digits) > 0; i++ {
+		n := min(groupLength, len(digits))
+		groups = append(groups, Group{digits[:n], i < len(fits) && fits[i]})
+		digits = digits[n:]
+	}
+	return groups
+}
+
 // digit understands a digit, or a letter that looks like one: no letter can be meant, and the
 // check digit finds a wrong guess.
 func digit(r rune) (_ byte, hint string, ok bool) {

@@ -3,6 +3,7 @@ package offline
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,6 +163,26 @@ func TestEveryOrderOfGroupsIsFound(t *testing.T) {
 		}
 		if i > 0 {
 			refuse(append(append([]string(nil), groups[i:]...), groups[:i]...))
+		}
+	}
+}
+
+// TestHeard shows a challenge as it was understood, whatever is wrong with it.
+func TestHeard(t *testing.T) {
+	code := write(bridge, "123456789012345")
+	groups := strings.Fields(code)
+	other := []byte(groups[1])
+	other[0] = '0' + (other[0]-'0'+1)%10
+	for typed, want := range map[string][]Group{
+		code: {{groups[0], true}, {groups[1], true}, {groups[2], true}},
+		strings.NewReplacer("0", "O", "1", "l", " ", "").Replace(code): {{groups[0], true}, {groups[1], true}, {groups[2], true}},
+		groups[0] + string(other) + groups[2][:3]:                      {{groups[0], true}, {string(other), false}, {groups[2][:3], false}},
+		groups[1] + groups[0]:                                          {{groups[1], false}, {groups[0], false}},
+		"":                                                             nil,
+		"12x":                                                          nil,
+	} {
+		if got := Heard(typed); !slices.Equal(got, want) {
+			t.Errorf("%q is %v, want %v", typed, got, want)
 		}
 	}
 }

@@ -8,7 +8,8 @@
 // (Run), the first of them to find out what card it is, and then what is Known of it; the
 // bridge sends each Result until it is told Ack, and so what it has done by itself
 // (Offline). With the session of a person at the bridge there are also Start, Prove, Ready,
-// Cancel and Look, each of which is answered by an Operation or a Problem with its Ref.
+// Cancel and Look, each of which is answered by an Operation or a Problem with its Ref, and
+// Open, by Opened or a Problem.
 package relay
 
 import (
@@ -51,6 +52,7 @@ type Message struct {
 	Ready   *Ready   `json:"ready,omitempty"`
 	Cancel  *Cancel  `json:"cancel,omitempty"`
 	Look    *Look    `json:"look,omitempty"`
+	Open    *Open    `json:"open,omitempty"`
 
 	// To a bridge.
 	Welcome   *Welcome   `json:"welcome,omitempty"`
@@ -60,6 +62,7 @@ type Message struct {
 	Known     *Known     `json:"known,omitempty"`
 	Ack       *Ack       `json:"ack,omitempty"`
 	Operation *Operation `json:"operation,omitempty"`
+	Opened    *Opened    `json:"opened,omitempty"`
 	Problem   *Problem   `json:"problem,omitempty"`
 }
 
@@ -169,6 +172,12 @@ type Cancel struct {
 type Look struct {
 	Ref       string `json:"ref"`
 	Operation string `json:"operation"`
+}
+
+// Open asks for a web page at which a person at this bridge helps themselves.
+type Open struct {
+	Ref   string `json:"ref"`
+	Kiosk bool   `json:"kiosk,omitempty"` // for a screen that many people touch, and none of them owns
 }
 
 // Welcome answers Hello.
@@ -348,6 +357,21 @@ const (
 	NextCard    Next = "card" // put the card in, and wait
 	NextNothing Next = "nothing"
 )
+
+// Opened answers Open.
+type Opened struct {
+	Ref string `json:"ref"`
+	// URL is the page's, and Token what is to be given there as its parameter "t": it is
+	// good once, until Until.
+	URL   string    `json:"url"`
+	Token Code      `json:"token"`
+	Until time.Time `json:"until"`
+	// OpenSeconds is how long the page can be used once it is open.
+	OpenSeconds int `json:"openSeconds"`
+	// Served: the bridge's session in the background serves the readers, so that this one
+	// need not last as long as the page.
+	Served bool `json:"served,omitempty"`
+}
 
 // Problem answers a request that could not be met.
 type Problem struct {
@@ -538,6 +562,12 @@ func (m Message) validate() error {
 	case m.Look != nil:
 		named("look.ref", m.Look.Ref)
 		named("look.operation", m.Look.Operation)
+	case m.Open != nil:
+		named("open.ref", m.Open.Ref)
+	case m.Opened != nil:
+		if m.Opened.URL == "" || m.Opened.Token.Empty() {
+			vs.Add("missing", "opened", "must have a URL and a token")
+		}
 	case m.Run != nil:
 		named("run.insertion", m.Run.Insertion)
 		reader("run.reader", m.Run.Reader)

@@ -96,6 +96,8 @@ var messages = map[string]relay.Message{
 		Violations: []relay.Violation{{Code: "common", Reason: "must not be a year: such PINs are guessed first"}}, State: "proven"}},
 	"operation-nothing": {Operation: &relay.Operation{ID: "op", Credential: "C1", Next: relay.NextNothing, State: "failed", Reason: "pukBlocked",
 		Sentence: "The card's PUK is blocked: the card must be reissued or reset."}},
+	"open":    {Open: &relay.Open{Ref: "r1", Kiosk: true}},
+	"opened":  {Opened: &relay.Opened{Ref: "r1", URL: "https://pinward.example/console/kiosk/open", Token: relay.Code{Text: secret.New("acme.k7q2m4xd.x")}, Until: at.Add(2 * time.Minute), OpenSeconds: 43200, Served: true}},
 	"problem": {Problem: &relay.Problem{Ref: "r1", Code: "notFound", Reason: "This card is not known here."}},
 }
 
@@ -166,6 +168,8 @@ func TestDecodeErrors(t *testing.T) {
 		{"reader twice", `{"version":1,"readers":{"sequence":1,"readers":[{"name":"a"},{"name":"a"}]}}`},
 		{"ATR", `{"version":1,"readers":{"sequence":1,"readers":[{"name":"a","card":{"insertion":"i","atr":"zz"}}]}}`},
 		{"ATR of 34 bytes", `{"version":1,"readers":{"sequence":1,"readers":[{"name":"a","card":{"insertion":"i","atr":"` + strings.Repeat("3B", 34) + `"}}]}}`},
+		{"open without a name", `{"version":1,"open":{"ref":""}}`},
+		{"opened without a token", `{"version":1,"opened":{"ref":"r","url":"https://pinward.example","token":"","until":"2030-01-31T09:00:00Z"}}`},
 		{"result of part 0", `{"version":1,"result":{"operation":"op","part":0,"end":"done"}}`},
 		{"result without an end", `{"version":1,"result":{"operation":"op","part":1}}`},
 		{"result with an unknown end", `{"version":1,"result":{"operation":"op","part":1,"end":"other"}}`},

@@ -16,6 +16,12 @@ import (
 // by Enrolled.
 const EnrolPath = "/enroll"
 
+// EnrolCommand is what is pasted into a terminal on a machine that is to become a bridge. url
+// is the API's.
+func EnrolCommand(code secret.Text, url string) string {
+	return "bridge enroll " + code.Reveal() + " " + url
+}
+
 // Enrolment makes a program a bridge of a tenant.
 type Enrolment struct {
 	Code     Code   `json:"code"`     // from an administrator

@@ -31,6 +31,7 @@ const (
 	maxValues  = 50
 	maxPattern = 200
 	maxHours   = 10 * 366 * 24
+	maxOrder   = 10_000
 )
 
 // Rule says what is to be done when something has happened.
@@ -147,7 +148,7 @@ func (r Rule) Validate() error {
 	if n := utf8.RuneCountInString(r.Name); n < 1 || n > 100 || strings.TrimSpace(r.Name) != r.Name || !plain(r.Name) {
 		vs.Add("length", "name", "must be 1 to 100 characters, without space around them and control characters")
 	}
-	if r.Order < 0 || r.Order > 10_000 {
+	if r.Order < 0 || r.Order > maxOrder {
 		vs.Add("range", "order", "must be 0 to 10000")
 	}
 	if err := vs.Merge(r.Event.Validate("event")); err != nil {

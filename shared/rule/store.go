@@ -105,6 +105,57 @@ func (rs *Rules) Update(ctx context.Context, core tenant.Core, by audit.Actor, r
 	return rs.change(ctx, core, by, r, r, "rule.updated", checks)
 }
 
+// Move lets a rule act before the one that it now follows in List, or after the one that it
+// precedes. The Order of as few rules as possible is changed, each by a Write of its own: a
+// failure between them leaves another order, and Move may be called again.
+func (rs *Rules) Move(ctx context.Context, core tenant.Core, by audit.Actor, id string, up bool) error {
+	rules, err := rs.List(ctx, core.Tenant.ID)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(rules, func(r Rule) bool { return r.ID == id })
+	if i < 0 {
+		return fmt.Errorf("trigger rule %w", problem.ErrNotFound)
+	}
+	j := i + 1
+	if up {
+		j = i - 1
+	}
+	if j < 0 || j >= len(rules) {
+		return nil // it is the first, or the last
+	}
+	rules[i], rules[j] = rules[j], rules[i]
+	for _, r := range reordered(rules) {
+		if _, err := rs.Update(ctx, core, by, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reordered returns the rules whose Order must change so that all act in the order given, with
+// the Order that they need.
+func reordered(rules []Rule) []Rule {
+	next := slices.Clone(rules)
+	for i := 1; i < len(next); i++ {
+		if before := next[i-1]; before.Order > next[i].Order || before.Order == next[i].Order && before.ID > next[i].ID {
+			next[i].Order = before.Order + 1
+		}
+	}
+	if last := len(next) - 1; last >= 0 && next[last].Order > maxOrder {
+		for i := range next {
+			next[i].Order = 10 * (i + 1)
+		}
+	}
+	var changed []Rule
+	for i, r := range next {
+		if r.Order != rules[i].Order {
+			changed = append(changed, r)
+		}
+	}
+	return changed
+}
+
 // Delete removes a rule, or makes a predefined one as it came. Its history stays.
 func (rs *Rules) Delete(ctx context.Context, core tenant.Core, by audit.Actor, id string) error {
 	old, err := rs.Get(ctx, core.Tenant.ID, id)

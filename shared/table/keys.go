@@ -9,6 +9,16 @@ package table
 //	policy          | t/<tenant>                   | core/policy        |                                               | loaded with the tenant
 //	keysets, sealed | t/<tenant>                   | core/keysets       |                                               | loaded with the tenant
 //	watch           | t/<tenant>                   | core/watch         |                                               | loaded with the tenant: what trigger rules wait for
+//	people's roster | t/<tenant>/people            | roster             |                                               | how many there are; who administers
+//	person          | t/<tenant>/people            | person/<id>        |                                               | get, list: those who sign in
+//	person by mail  | t/<tenant>/personmail/<mail> | person             |                                               | who signs in with an address; unique
+//	sign-in         | t/<tenant>/signin/<id>       | signin             |                                               | one that has begun
+//	session         | t/<tenant>/sessions          | <person>/<id>      |                                               | get; list; a person's
+//	user's session  | t/<tenant>/user/<id>         | session/<id>       |                                               | get; a user's
+//	provider        | t/<tenant>                   | provider           |                                               | where its people sign in
+//	used return     | t/<tenant>/signin/<id>       | returned           |                                               | that somebody is back from the provider
+//	account         | t/<tenant>/account/<hash>    | account            |                                               | whose account at the provider it is
+//	linked account  | t/<tenant>/people            | account/<person>   |                                               | a person's account
 //	policy version  | t/<tenant>                   | policy/<version>   |                                               | which policies there were
 //	API key         | t/<tenant>                   | key/<id>           |                                               | authenticate; list keys
 //	messaging       | t/<tenant>                   | messaging/<id>     |                                               | get, list
@@ -21,7 +31,7 @@ package table
 //	username        | t/<tenant>/username/<name>   | username           |                                               | user by name; names are unique
 //	external id     | t/<tenant>/external/<id>     | external           |                                               | user by external id; unique
 //	PIN lookup      | t/<tenant>/lookup/<tag>      | lookup             |                                               | user by PIN alone
-//	attempts        | t/<tenant>/attempts/<who>    | attempts           |                                               | guesses made lately
+//	attempts        | t/<tenant>/attempts/<who>    | attempts           |                                               | guesses made, mails asked for lately
 //	user count      | t/<tenant>/count             | users/<shard>      |                                               | how many users
 //	idempotency     | t/<tenant>/idem/<hash>       | idem               |                                               | an answer given before
 //	audit record    | t/<tenant>/audit/<day>       | <ulid>             | history: t/<tenant>/history/<subject>, <ulid> | what happened that day; to that subject
@@ -65,6 +75,7 @@ package table
 //	                |                              |                    | history, dead: t/<tenant>/dead/<s>, <time>/<id> | list of those given up, newest first
 //	                |                              |                    | due: due/delivery/<shard>,                    | what the sweep has to send
 //	                |                              |                    |      <time>/<tenant>/<id>                     |
+//	last sweep      | t/platform/sweep             | last               |                                               | is the sweep alive
 //
 // Things of the installation itself live under the tenant Platform.
 
@@ -162,7 +173,7 @@ func (k Key) String() string {
 	parts := strings.Split(k.partition, "/")
 	if len(parts) > 3 {
 		switch parts[2] {
-		case "username", "external", "lookup", "attempts", "idem", "cardwords", "mail", "event":
+		case "username", "external", "lookup", "attempts", "idem", "cardwords", "mail", "personmail", "event":
 			return strings.Join(parts[:3], "/")
 		}
 	}
@@ -342,7 +353,9 @@ func Shard(id string, n int) int {
 }
 
 // timeSort is a time that sorts as text, in UTC to the second.
-func timeSort(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+func timeSort(t time.Time) string { return t.UTC().Format(timeForm) }
+
+const timeForm = "2006-01-02T15:04:05Z"
 
 // TenantKey is the tenant itself.
 func TenantKey(t TenantID) Key { return Key{t.partition(), "core/tenant"} }
@@ -785,6 +798,60 @@ func UsersByMail(t TenantID, address string) Range {
 	return Range{partition: t.partition("mail", address)}
 }
 
+// UserSessionKey is the session of a user who has signed in to see to their own PIN.
+func UserSessionKey(t TenantID, user, id string) Key {
+	return Key{t.partition("user", user), "session/" + escape(id)}
+}
+
+// UserSessions are those of a user.
+func UserSessions(t TenantID, user string) Range {
+	return prefix(t.partition("user", user), "session/")
+}
+
+// RosterKey is what is kept of all who sign in together.
+func RosterKey(t TenantID) Key { return Key{t.partition("people"), "roster"} }
+
+// PersonKey is somebody who signs in.
+func PersonKey(t TenantID, id string) Key { return Key{t.partition("people"), "person/" + escape(id)} }
+
+// People are all who sign in.
+func People(t TenantID) Range { return prefix(t.partition("people"), "person/") }
+
+// PersonMailKey points to the person who signs in with a folded mail address.
+func PersonMailKey(t TenantID, address string) Key {
+	return Key{t.partition("personmail", address), "person"}
+}
+
+// SignInKey is a sign-in that has begun.
+func SignInKey(t TenantID, id string) Key { return Key{t.partition("signin", id), "signin"} }
+
+// ProviderKey is the provider at which the tenant's people sign in.
+func ProviderKey(t TenantID) Key { return Key{t.partition(), "provider"} }
+
+// ReturnedKey is that a sign-in at the provider has come back, which it does once.
+func ReturnedKey(t TenantID, id string) Key { return Key{t.partition("signin", id), "returned"} }
+
+// AccountKey points from an account at a provider, by its hash, to the person whose it is.
+func AccountKey(t TenantID, hash string) Key { return Key{t.partition("account", hash), "account"} }
+
+// LinkedKey is which account a person has.
+func LinkedKey(t TenantID, person string) Key {
+	return Key{t.partition("people"), "account/" + escape(person)}
+}
+
+// SessionKey is the session of somebody who has signed in.
+func SessionKey(t TenantID, person, id string) Key {
+	return Key{t.partition("sessions"), escape(person) + "/" + escape(id)}
+}
+
+// Sessions are those of all people.
+func Sessions(t TenantID) Range { return prefix(t.partition("sessions"), "") }
+
+// SessionsOf are those of a person.
+func SessionsOf(t TenantID, person string) Range {
+	return prefix(t.partition("sessions"), escape(person)+"/")
+}
+
 // RuleKey is a trigger rule. Its id is a ULID.
 func RuleKey(t TenantID, id string) Key { return Key{t.partition(), "rule/" + escape(id)} }
 
@@ -871,6 +938,17 @@ func DeliveriesDueBefore(shard int, at time.Time) Range {
 }
 
 func deliveryDue(shard int) string { return fmt.Sprintf("due/delivery/%d", shard) }
+
+// LastSweepKey is when the sweep has last been through all that is due.
+func LastSweepKey() Key { return Key{Platform.partition("sweep"), "last"} }
+
+// CredentialExpiry returns when the PIN expires of the credential that a key of
+// CredentialExpiryKey points to.
+func CredentialExpiry(k Key) (time.Time, bool) {
+	at, _, _ := strings.Cut(k.sort, "/")
+	t, err := time.Parse(timeForm, at)
+	return t, err == nil
+}
 
 // DigestKey is when a tenant's administrators are told next of what has become of PINs.
 func DigestKey(t TenantID) Key { return Key{t.partition(), "digest"} }

@@ -117,6 +117,19 @@ func TestKeys(t *testing.T) {
 	ranges("bulks due", table.BulksDueBefore(3, at))
 	key("user by mail", table.MailKey(acme, "ada@example.org", "U"))
 	ranges("users by mail", table.UsersByMail(acme, "ada@example.org"))
+	key("roster", table.RosterKey(acme))
+	key("person", table.PersonKey(acme, "P"))
+	ranges("people", table.People(acme))
+	key("person by mail", table.PersonMailKey(acme, "ada@example.org"))
+	key("sign-in", table.SignInKey(acme, "01A"))
+	key("provider", table.ProviderKey(acme))
+	key("used return", table.ReturnedKey(acme, "01A"))
+	key("account", table.AccountKey(acme, "ab12"))
+	key("linked account", table.LinkedKey(acme, "P"))
+	key("session", table.SessionKey(acme, "P", "01A"))
+	ranges("sessions", table.Sessions(acme), table.SessionsOf(acme, "P"))
+	key("user's session", table.UserSessionKey(acme, "U", "01A"))
+	ranges("user's sessions", table.UserSessions(acme, "U"))
 	key("rule", table.RuleKey(acme, "01A"))
 	ranges("rules", table.Rules(acme))
 	key("event", table.EventKey(acme, "pinward:pin.set/U"))
@@ -125,6 +138,7 @@ func TestKeys(t *testing.T) {
 	ranges("events since", table.EventsSince(acme, "01A")[1])
 	index("event due", table.EventDue(acme, "01A", at))
 	ranges("events due", table.EventsDueBefore(3, at))
+	key("last sweep", table.LastSweepKey())
 	key("digest", table.DigestKey(acme))
 	index("digest due", table.DigestDue(acme, at))
 	ranges("digests due", table.DigestsDueBefore(3, at))
@@ -237,6 +251,20 @@ bulk due: due "due/bulk/1" "2030-01-31T07:05:07Z/acme/01A"
 bulks due: due "due/bulk/3" from "" to "2030-01-31T07:05:08Z"
 user by mail: "t/acme/mail/ada@example.org" "U"
 users by mail:  "t/acme/mail/ada@example.org" from "" to ""
+roster: "t/acme/people" "roster"
+person: "t/acme/people" "person/P"
+people:  "t/acme/people" from "person/" to "person0"
+person by mail: "t/acme/personmail/ada@example.org" "person"
+sign-in: "t/acme/signin/01A" "signin"
+provider: "t/acme" "provider"
+used return: "t/acme/signin/01A" "returned"
+account: "t/acme/account/ab12" "account"
+linked account: "t/acme/people" "account/P"
+session: "t/acme/sessions" "P/01A"
+sessions:  "t/acme/sessions" from "" to ""
+sessions:  "t/acme/sessions" from "P/" to "P0"
+user's session: "t/acme/user/U" "session/01A"
+user's sessions:  "t/acme/user/U" from "session/" to "session0"
 rule: "t/acme" "rule/01A"
 rules:  "t/acme" from "rule/" to "rule0"
 event: "t/acme/event/pinward:pin.set%2FU" "event"
@@ -245,6 +273,7 @@ events: list "t/acme/events/1" from "" to ""
 events since: list "t/acme/events/1" from "01A" to ""
 event due: due "due/event/1" "2030-01-31T07:05:07Z/acme/01A"
 events due: due "due/event/3" from "" to "2030-01-31T07:05:08Z"
+last sweep: "t/platform/sweep" "last"
 digest: "t/acme" "digest"
 digest due: due "due/digest/3" "2030-01-31T07:05:07Z/acme"
 digests due: due "due/digest/3" from "" to "2030-01-31T07:05:08Z"
@@ -272,6 +301,7 @@ func TestKeyNamesNobody(t *testing.T) {
 	for _, k := range []table.Key{
 		table.UsernameKey("acme", "lovelace"), table.ExternalKey("acme", "lovelace"), table.LookupKey("acme", "lovelace"),
 		table.AttemptsKey("acme", "lovelace"), table.IdempotencyKey("acme", "lovelace"),
+		table.PersonMailKey("acme", "lovelace"),
 		table.CredentialWordKey("acme", "lovelace", "piv-00"),
 	} {
 		for _, text := range []string{k.String(), fmt.Sprintf("%v %s", k, k), (&table.ConditionError{Key: k}).Error()} {

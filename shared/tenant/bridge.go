@@ -52,6 +52,7 @@ type Bridge struct {
 	Version  int64
 
 	invitation invitation
+	windows    []Window
 }
 
 // Presence is a bridge's connection and what it has reported.
@@ -179,6 +180,7 @@ type storedBridge struct {
 	Code       []byte                           `json:"code,omitempty"` // its keyed hash
 	CodeUntil  time.Time                        `json:"codeUntil,omitzero"`
 	CodeTries  int                              `json:"codeTries,omitzero"`
+	Windows    []storedWindow                   `json:"windows,omitempty"`
 }
 
 type storedPresence struct {
@@ -204,7 +206,10 @@ type storedReader struct {
 func (r bridgeRecord) Item() (table.Item, error) {
 	b := r.Bridge
 	s := storedBridge{b.Name, b.Identity, b.Sealing, b.Program, b.System, b.Host, b.CreatedAt, b.EnrolledAt, b.RevokedAt, b.LastToken, nil,
-		b.invitation.hash, b.invitation.expiresAt, b.invitation.triesLeft}
+		b.invitation.hash, b.invitation.expiresAt, b.invitation.triesLeft, nil}
+	for _, w := range b.windows {
+		s.Windows = append(s.Windows, storedWindow{w.hash, w.open, w.Kiosk, w.Until, w.Operation})
+	}
 	if len(b.Sessions) > 0 {
 		s.Sessions = make(map[relay.Session]storedPresence, len(b.Sessions))
 	}
@@ -230,7 +235,10 @@ func decodeBridge(item table.Item, id string) (Bridge, error) {
 		return Bridge{}, err
 	}
 	b := Bridge{id, s.Name, s.Identity, s.Sealing, s.Program, s.System, s.Host, s.CreatedAt, s.EnrolledAt, s.RevokedAt, s.LastToken,
-		make(map[relay.Session]Presence, len(s.Sessions)), item.Version, invitation{s.Code, s.CodeUntil, s.CodeTries}}
+		make(map[relay.Session]Presence, len(s.Sessions)), item.Version, invitation{s.Code, s.CodeUntil, s.CodeTries}, nil}
+	for _, w := range s.Windows {
+		b.windows = append(b.windows, Window{w.Kiosk, w.Until, w.Operation, w.Hash, w.Open})
+	}
 	for session, stored := range s.Sessions {
 		p := Presence{stored.Connection, stored.ConnectedAt, stored.SeenAt, stored.Sequence, nil}
 		for _, reader := range stored.Readers {
@@ -243,7 +251,7 @@ func decodeBridge(item table.Item, id string) (Bridge, error) {
 
 // Bridge returns a tenant's bridge.
 func (ts *Tenants) Bridge(ctx context.Context, t table.TenantID, id string) (Bridge, error) {
-	if validateID(t) != nil || !bridgeID.MatchString(id) {
+	if CheckID(t) != nil || !bridgeID.MatchString(id) {
 		return Bridge{}, fmt.Errorf("bridge %w", problem.ErrNotFound)
 	}
 	item, err := ts.Table.Get(ctx, table.BridgeKey(t, id))
@@ -486,7 +494,7 @@ func parseCode(text secret.Text) (t table.TenantID, bridge, code string, ok bool
 		return "", "", "", false
 	}
 	parts := strings.Split(strings.ToLower(strings.Join(strings.Fields(typed), "")), ".")
-	if len(parts) != 3 || validateID(table.TenantID(parts[0])) != nil {
+	if len(parts) != 3 || CheckID(table.TenantID(parts[0])) != nil {
 		return "", "", "", false
 	}
 	alike := strings.NewReplacer("o", "0", "i", "1", "l", "1", "-", "")
@@ -528,7 +536,7 @@ func sealable(key []byte) bool {
 	return err == nil
 }
 
-// hangUp drops the bridge's sessions. It returns their connections, and the ops after which
+// hangUp drops the bridge's sessions and windows. It returns their connections, and the ops after which
 // nobody knows them.
 func (b *Bridge) hangUp() (connections []string, ops []table.Op) {
 	for _, session := range slices.Sorted(maps.Keys(b.Sessions)) {
@@ -536,7 +544,7 @@ func (b *Bridge) hangUp() (connections []string, ops []table.Op) {
 		connections = append(connections, connection)
 		ops = append(ops, table.Delete(table.ConnectionKey(connection), table.Whatever()))
 	}
-	b.Sessions = nil
+	b.Sessions, b.windows = nil, nil
 	return connections, ops
 }
 

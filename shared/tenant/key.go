@@ -185,7 +185,7 @@ func (ts *Tenants) Authenticate(ctx context.Context, text secret.Text) (Caller, 
 		return Caller{}, errKey
 	}
 	tenant, id := table.TenantID(parts[0]), parts[1]
-	if _, err := ulid.ParseStrict(id); err != nil || validateID(tenant) != nil {
+	if _, err := ulid.ParseStrict(id); err != nil || CheckID(tenant) != nil {
 		return Caller{}, errKey
 	}
 	role := RoleAdmin

@@ -1,8 +1,10 @@
 package tenant
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pinward/pinward/shared/problem"
@@ -48,6 +50,54 @@ func validateDays(vs *problem.Violations, field string, days []time.Weekday) {
 			vs.Add("repeated", field, "names %s twice", d)
 		}
 	}
+}
+
+// ReadQuietHours reads quiet hours as people and systems write them: from and to such as
+// "20:00", both or neither, and days off by name, such as "sunday".
+func ReadQuietHours(from, to string, daysOff []string) (q QuietHours, _ error) {
+	var vs problem.Violations
+	if (from == "") != (to == "") {
+		vs.Add("inconsistent", "quietHours", "need from and to, or neither")
+	} else if from != "" && from == to {
+		vs.Add("inconsistent", "quietHours.to", "must not be as from; a day without reminders is one of daysOff")
+	}
+	for _, f := range []struct {
+		name, given string
+		at          *time.Duration
+	}{{"from", from, &q.From}, {"to", to, &q.To}} {
+		at, err := time.Parse("15:04", f.given)
+		if f.given != "" && err != nil {
+			vs.Add("range", "quietHours."+f.name, "must be a time of day in quarters of an hour, 00:00 to 23:45")
+		} else if err == nil {
+			*f.at = time.Duration(at.Hour())*time.Hour + time.Duration(at.Minute())*time.Minute
+		}
+	}
+	var err error
+	q.DaysOff, err = ReadWeekdays("quietHours.daysOff", daysOff)
+	return q, errors.Join(vs.Merge(err), vs.Err())
+}
+
+// ReadWeekdays reads names of days in lower case. field is what violations name.
+func ReadWeekdays(field string, names []string) (days []time.Weekday, _ error) {
+	for _, name := range names {
+		day := time.Sunday
+		for day <= time.Saturday && strings.ToLower(day.String()) != name {
+			day++
+		}
+		if day > time.Saturday {
+			return nil, problem.Invalid("unknown", field, "must be of monday, tuesday, wednesday, thursday, friday, saturday and sunday")
+		}
+		days = append(days, day)
+	}
+	return days, nil
+}
+
+// WeekdayNames are the names of days in lower case.
+func WeekdayNames(days []time.Weekday) (names []string) {
+	for _, d := range days {
+		names = append(names, strings.ToLower(d.String()))
+	}
+	return names
 }
 
 // quiet tells whether a time is within the quiet hours.

@@ -1,6 +1,6 @@
 package tenant
 
-// Role is what an API key or token may be used for.
+// Role is what an API key or token may be used for, or a person who signs in.
 type Role string
 
 // The roles. RoleSelf is a person acting for themselves with a token; it
@@ -13,12 +13,16 @@ const (
 	RoleKiosk    Role = "kiosk"
 	RoleEvents   Role = "events"
 	RoleSelf     Role = "self"
+	RoleAuditor  Role = "auditor" // a person who reads everything and changes nothing
 )
 
 // KeyRoles are the roles that a tenant's API keys can have.
 func KeyRoles() []Role {
 	return []Role{RoleAdmin, RoleOperator, RoleHelpdesk, RoleKiosk, RoleEvents}
 }
+
+// PersonRoles are the roles that people who sign in can have. A person may have several.
+func PersonRoles() []Role { return []Role{RoleAdmin, RoleOperator, RoleHelpdesk, RoleAuditor} }
 
 // Action is one thing that a caller may or may not do.
 type Action string
@@ -32,6 +36,7 @@ const (
 	ReadPolicy     Action = "policy.read"
 	WritePolicy    Action = "policy.write"
 	ManageKeys     Action = "keys.manage"
+	ManagePeople   Action = "people.manage"
 	MintTokens     Action = "tokens.mint"
 	ListUsers      Action = "users.list"
 	ReadUser       Action = "users.read"
@@ -85,6 +90,15 @@ const (
 	Yes
 )
 
+// MayAny decides what somebody who has several roles may do: the most that one of them may.
+func MayAny(roles []Role, a Action) Grant {
+	most := No
+	for _, r := range roles {
+		most = max(most, May(r, a))
+	}
+	return most
+}
+
 // May decides what a role may do; nothing else does.
 func May(r Role, a Action) Grant {
 	switch r {
@@ -121,6 +135,13 @@ func May(r Role, a Action) Grant {
 	case RoleEvents:
 		switch a {
 		case ReadCaller, SendEvents:
+			return Yes
+		}
+	case RoleAuditor:
+		switch a {
+		case ReadCaller, ReadSettings, ReadPolicy, ListUsers, ReadUser, ReadPIN, ReadMessaging, ReadAudit,
+			ReadBridges, ReadCredentials, ReadCardTemplates, ReadUnblock, ListUnblocks,
+			ReadEvents, ReadRules, ReadDeliveries:
 			return Yes
 		}
 	case RoleSelf:

@@ -102,7 +102,8 @@ type Core struct {
 
 var idForm = regexp.MustCompile(`^[a-z][a-z0-9-]{1,39}$`)
 
-func validateID(id table.TenantID) error {
+// CheckID reports what is wrong with the form of a tenant's id.
+func CheckID(id table.TenantID) error {
 	var vs problem.Violations
 	switch {
 	case !idForm.MatchString(string(id)):
@@ -116,7 +117,7 @@ func validateID(id table.TenantID) error {
 // Validate reports everything that is wrong with the tenant.
 func (t Tenant) Validate() error {
 	var vs problem.Violations
-	return errors.Join(vs.Merge(validateID(t.ID)), vs.Merge(t.Settings.Validate()), vs.Err())
+	return errors.Join(vs.Merge(CheckID(t.ID)), vs.Merge(t.Settings.Validate()), vs.Err())
 }
 
 // Validate reports everything that is wrong with the settings.

@@ -113,7 +113,7 @@ func (us *Unblocks) create(ctx context.Context, core tenant.Core, by audit.Actor
 	case l.bridge.Identity == nil || !l.bridge.RevokedAt.IsZero():
 		return op, false, problem.Invalid("state", "bridge", "is not an enrolled bridge")
 	case !l.template.Allows(r.Channel):
-		return op, false, fmt.Errorf("%w: the card's template does not allow an unblock by %s", problem.ErrState, r.Channel)
+		return op, false, notAllowed(r.Channel)
 	case !r.Channel.Online():
 		return op, false, problem.Invalid("offline", "channel", "is for cards that no bridge brings here; %s is by challenge and response", r.Channel)
 	case proof != credential.MailedCode && r.Unattended:
@@ -182,15 +182,9 @@ func (us *Unblocks) code(ctx context.Context, l loaded, v matter) (matter, maile
 	} else if c.Sent++; c.Sent > codesPerHour {
 		return v, mailed{}, &problem.LimitError{Code: "tooManyCodes", Reason: "too many codes were mailed for this card", Until: c.Since.Add(time.Hour)}
 	}
-	holder, err := us.holder(ctx, l.core, v.cred)
+	holder, err := us.reachable(ctx, l.core, v.cred)
 	if err != nil {
 		return v, mailed{}, err
-	}
-	if holder.Profile.Mail == "" {
-		return v, mailed{}, fmt.Errorf("%w: no mail address is known that a code could be sent to; an operator can help", problem.ErrState)
-	}
-	if holder.Unreachable() != "" {
-		return v, mailed{}, fmt.Errorf("%w: mails to the address on record for the card's holder do not arrive (%s), so no code is sent there; have the address corrected, or ask an operator", problem.ErrState, holder.MailProblem.Kind)
 	}
 	n, err := rand.Int(us.Rand, big.NewInt(1_000_000))
 	if err != nil {
@@ -198,7 +192,7 @@ func (us *Unblocks) code(ctx context.Context, l loaded, v matter) (matter, maile
 	}
 	code := secret.New(fmt.Sprintf("%06d", n))
 	v.op.State, v.op.Until = Requested, now.Add(codeLife).UTC().Truncate(time.Second)
-	v.op.Proof = Proof{TriesLeft: codeTries, SentTo: mail.Masked(holder.Profile.Mail)}
+	v.op.Proof = Proof{TriesLeft: CodeTries, SentTo: mail.Masked(holder.Profile.Mail)}
 	if v.op.Proof.Code, err = hashCode(l.core, v.op, code); err != nil {
 		return v, mailed{}, err
 	}
@@ -224,6 +218,20 @@ func (us *Unblocks) holder(ctx context.Context, core tenant.Core, c credential.C
 		return user.User{}, fmt.Errorf("%w: nobody is known to hold this card; an operator can help", problem.ErrState)
 	}
 	return u, err
+}
+
+// reachable returns who holds the card, if a code can be mailed to them.
+func (us *Unblocks) reachable(ctx context.Context, core tenant.Core, c credential.Credential) (user.User, error) {
+	holder, err := us.holder(ctx, core, c)
+	switch {
+	case err != nil:
+		return holder, err
+	case holder.Profile.Mail == "":
+		return holder, fmt.Errorf("%w: no mail address is known that a code could be sent to; an operator can help", problem.ErrState)
+	case holder.Unreachable() != "":
+		return holder, fmt.Errorf("%w: mails to the address on record for the card's holder do not arrive (%s), so no code is sent there; have the address corrected, or ask an operator", problem.ErrState, holder.MailProblem.Kind)
+	}
+	return holder, nil
 }
 
 // mailTo makes a mail to a holder, by the template's messaging configuration.
@@ -354,6 +362,38 @@ func (us *Unblocks) Approve(ctx context.Context, core tenant.Core, by audit.Acto
 		return v, []audit.Record{record}, err
 	})
 	return op, err
+}
+
+// AwaitsApproval tells whether another operator has to approve it, and still can.
+func (op Operation) AwaitsApproval(now time.Time) bool {
+	return op.State == Requested && op.Proof.Code == "" && now.Before(op.Until)
+}
+
+// approvalsRead bounds how many unblocks are read to find those that wait for an approval.
+const approvalsRead = 500
+
+// AwaitingApproval returns the unblocks that wait for an operator's approval, newest first:
+// among those begun lately, for none waits longer than approvalLife.
+func (us *Unblocks) AwaitingApproval(ctx context.Context, t table.TenantID) (waiting []Operation, _ error) {
+	now, place := us.Now(), ""
+	for read := 0; read < approvalsRead; {
+		ops, next, err := us.List(ctx, t, "", place, 50)
+		if err != nil {
+			return nil, err
+		}
+		for _, op := range ops {
+			if now.Sub(op.CreatedAt) > approvalLife {
+				return waiting, nil
+			}
+			if op.AwaitsApproval(now) {
+				waiting = append(waiting, op)
+			}
+		}
+		if read, place = read+len(ops), next; place == "" {
+			break
+		}
+	}
+	return waiting, nil
 }
 
 // digits drops the spaces and dashes that people type within a code.

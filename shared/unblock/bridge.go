@@ -158,7 +158,7 @@ func (us *Unblocks) inserted(ctx context.Context, core tenant.Core, bridge, inse
 				case r.Identify.Leg == card.Failed:
 					return "", r.Identify.Failure
 				case r.Identify.Leg == card.Done:
-					if id := credentialOf(r); id != "" { // it may have been registered since
+					if id := CredentialOf(r); id != "" { // it may have been registered since
 						if _, err := us.Credentials.Get(ctx, core.Tenant.ID, id); !errors.Is(err, problem.ErrNotFound) {
 							return id, err
 						}

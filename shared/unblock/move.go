@@ -15,8 +15,9 @@ import (
 
 // How long things may take.
 const (
-	codeLife  = 10 * time.Minute // of a one-time code
-	codeTries = 5
+	codeLife = 10 * time.Minute // of a one-time code
+	// CodeTries is how many wrong codes may be given.
+	CodeTries = 5
 	// approvalLife is how long a second operator may take.
 	approvalLife = 15 * time.Minute
 	// pinWindow is how long a person may take for the new PIN. Meanwhile nobody else can

@@ -99,10 +99,10 @@ type Given struct {
 }
 
 const (
-	// answersPerCard and answersPerKey are how many answers may be given in an hour for a
-	// card, and by one API key.
-	answersPerCard = 5
-	answersPerKey  = 30
+	// AnswersPerCard and AnswersPerKey are how many answers may be given in an hour for a
+	// card, and by one API key or person.
+	AnswersPerCard = 5
+	AnswersPerKey  = 30
 	// shownFor is how long an answer is shown again: as long as a bridge keeps a challenge.
 	shownFor = offline.Life
 	// bridgesTried is in how many bridges' names a challenge is read if none is given.
@@ -196,7 +196,7 @@ type answers struct {
 
 // remembered is how many challenges and reports of a card are remembered: more than can be
 // answered in a day.
-const remembered = 24 * answersPerCard
+const remembered = 24 * AnswersPerCard
 
 // Validate implements table.Record.
 func (answers) Validate() error { return nil }
@@ -313,6 +313,26 @@ func (us *Unblocks) Ask(ctx context.Context, core tenant.Core, by audit.Actor, r
 	return a, Given{Replaced: q.replaced}, nil
 }
 
+// Understand reads a challenge as Ask does, so that it can be read back before an answer is
+// given: the answer that Ask would begin with, without id, and what was taken for something
+// else in the challenge. The errors are those of Ask, which says also what is true by then.
+// One that is of another card or bridge counts as it does there.
+func (us *Unblocks) Understand(ctx context.Context, core tenant.Core, by audit.Actor, r OfflineRequest) (Answer, []offline.Replacement, error) {
+	a := Answer{Credential: r.Credential, Channel: r.Channel, Bridge: r.Bridge, Challenge: r.Challenge, AnyDay: r.AnyDay,
+		Statement: strings.TrimSpace(r.Statement), Reason: strings.TrimSpace(r.Reason), By: by, State: AnswerApproved}
+	q, err := us.question(ctx, core, &a)
+	if err == nil {
+		err = us.mayAsk(q, a)
+	}
+	if err != nil {
+		return Answer{}, nil, us.refused(ctx, core, by, a, err)
+	}
+	if a.TellsPUK() || q.template.ProofFor(a.Channel) == credential.TwoOperators {
+		a.State = AnswerRequested
+	}
+	return a, q.replaced, nil
+}
+
 // record is an audit record about an answer.
 func (a Answer) record(by audit.Actor, action string) audit.Record {
 	r := audit.Record{Actor: by, Action: action, Subject: credential.Subject(a.Credential), Outcome: audit.Done,
@@ -339,7 +359,7 @@ func (us *Unblocks) refused(ctx context.Context, core tenant.Core, by audit.Acto
 		if err != nil {
 			return err
 		}
-		if err := mine.count(us.Now(), answersPerKey, errKeyAnswers); err != nil {
+		if err := mine.count(us.Now(), AnswersPerKey, errKeyAnswers); err != nil {
 			return err
 		}
 		if err = us.Table.Write(ctx, mine.put(), us.Audit.Op(ctx, t, record)); err == nil {
@@ -428,7 +448,7 @@ func (us *Unblocks) bridgesQuestion(ctx context.Context, q *question, a *Answer)
 		err := read.read(private, b, a.Challenge, us.Now())
 		switch {
 		case errors.As(err, &late) && !a.AnyDay:
-			failed = problem.Invalid("clock", "challenge", "%s; if the person has it on the screen now, say so by anyDay", late)
+			failed = problem.Invalid("clock", "challenge", "%s; if the person has it on the screen now, say so", late)
 		case err == nil || late != nil:
 			found = append(found, b.ID)
 			*q = read
@@ -646,7 +666,7 @@ func (us *Unblocks) give(ctx context.Context, core tenant.Core, by audit.Actor, 
 			forCard.Challenges = remember(forCard.Challenges, hash)
 		}
 		now := us.Now()
-		if err := errors.Join(forCard.count(now, answersPerCard, errCardAnswers), byKey.count(now, answersPerKey, errKeyAnswers)); err != nil {
+		if err := errors.Join(forCard.count(now, AnswersPerCard, errCardAnswers), byKey.count(now, AnswersPerKey, errKeyAnswers)); err != nil {
 			return fail(err)
 		}
 		response, read, err := q.answer(&a)

@@ -380,7 +380,7 @@ func place(b tenant.Bridge, op Operation) (Place, tenant.Reader, bool) {
 	}
 	for _, session := range sessions {
 		for _, r := range b.Sessions[session].Readers {
-			if r.Insertion != "" && credentialOf(r) == op.Credential {
+			if r.Insertion != "" && CredentialOf(r) == op.Credential {
 				return Place{session, r.Name, r.Insertion}, r, true
 			}
 		}
@@ -388,9 +388,9 @@ func place(b tenant.Bridge, op Operation) (Place, tenant.Reader, bool) {
 	return Place{}, tenant.Reader{}, false
 }
 
-// credentialOf is the id of the credential that a card in a reader has, or would have: it
+// CredentialOf is the id of the credential that a card in a reader has, or would have: it
 // may have been registered after it was identified. "" if it is not identified.
-func credentialOf(r tenant.Reader) string {
+func CredentialOf(r tenant.Reader) string {
 	if r.Credential != "" || r.Identify.Leg != card.Done {
 		return r.Credential
 	}

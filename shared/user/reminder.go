@@ -256,6 +256,24 @@ func (us *Users) giveUp(t table.TenantID, u User, state NoticeState, reason stri
 	return []table.Op{mail.GiveUp(t, fmt.Sprintf("user/%s/%d", u.ID, u.Version+1), mail.GivenUp{At: us.Now().UTC().Truncate(time.Second), Name: u.Profile.Username, Reason: reason})}
 }
 
+// PINExpiries returns when the PINs of users expire, or have expired, at from or later and
+// before to, in that order, and whether there are more than were read.
+func (us *Users) PINExpiries(ctx context.Context, t table.TenantID, from, to time.Time, limit int) (at []time.Time, more bool, _ error) {
+	page, next, err := table.Merge(ctx, us.Table, table.UserPINsExpiring(t, from, to), limit, "")
+	if err != nil {
+		return nil, false, fmt.Errorf("list PINs by expiry: %w", err)
+	}
+	for _, item := range page.Items {
+		u, err := decode(item)
+		if err != nil {
+			return nil, false, err
+		}
+		expiry, _ := u.PIN.FiledAt()
+		at = append(at, expiry)
+	}
+	return at, next != "", nil
+}
+
 // PINsExpiring returns the users whose PIN expires, or has expired, at from or later and
 // before to: up to limit of them, by that time, how many there are, and whether there are
 // more than were counted.

@@ -51,6 +51,25 @@ type Sent struct {
 	Err    error  // why it could not be sent, or what came of it not be written
 }
 
+// IssueAndSend is IssuePIN and then SendIssued. It returns the user as they are after that. If
+// the mail system takes no mail for the user that is a Refusal, and the PIN is as it was. late
+// is why the PIN is still pending, where that is an error: the sweep goes on with it.
+func (us *Users) IssueAndSend(ctx context.Context, core tenant.Core, senders Senders, by audit.Actor, id string, is Issue) (u User, late, err error) {
+	if u, err = us.IssuePIN(ctx, core, by, id, is); err != nil {
+		return User{}, nil, err
+	}
+	sent := us.SendIssued(ctx, core, senders, u)[0]
+	switch {
+	case sent.Err != nil:
+	case sent.Stage == Dropped:
+		return User{}, nil, &Refusal{Code: "refused", Reason: fmt.Sprintf("the mail system does not take a mail for this user (%s); the PIN is as it was", sent.Reason)}
+	case sent.Stage != Overtaken:
+		return sent.User, nil, nil
+	}
+	u, err = us.Get(ctx, core.Tenant.ID, id)
+	return u, sent.Err, err
+}
+
 // SendIssued mails pending PINs of users of one tenant, as read, and returns what came of each, in order. Each
 // is claimed first. A mail that was accepted makes the PIN its user's, in one Write with what
 // that leads to; a refused one ends it, and what was there before stays. All else is tried

@@ -34,6 +34,18 @@ list-keys             -         yes    -         -         -      -       -     
 make-key              -         yes    -         -         -      -       -     -
 revoke-key            -         yes    -         -         -      -       -     -
 mint-token            -         yes    -         -         -      -       -     -
+get-sign-in-provider  -         yes    -         -         -      -       -     -
+put-sign-in-provider  -         yes    -         -         -      -       -     -
+delete-sign-in-provider -       yes    -         -         -      -       -     -
+list-people           -         yes    -         -         -      -       -     -
+create-person         -         yes    -         -         -      -       -     -
+get-person            -         yes    -         -         -      -       -     -
+update-person         -         yes    -         -         -      -       -     -
+delete-person         -         yes    -         -         -      -       -     -
+make-sign-in-link     -         yes    -         -         -      -       -     -
+list-person-sessions  -         yes    -         -         -      -       -     -
+end-person-sessions   -         yes    -         -         -      -       -     -
+end-person-session    -         yes    -         -         -      -       -     -
 list-audit            -         yes    -         -         -      -       -     -
 
 get-policy            -         yes    yes       yes       -      -       yes   yes
@@ -178,6 +190,10 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = object{"displayName": "Acme", "timeZone": "UTC", "language": "en", "pinOnlyLogin": true, "expiryMail": object{}, "supportFunctions": true}
 	case "make-key":
 		body = object{"name": "printers", "role": "kiosk"}
+	case "create-person":
+		body = object{"name": "Ada", "mail": f.unique("ada") + "@acme.example", "roles": []string{"operator"}}
+	case "update-person":
+		body = object{"name": f.unique("Ada")}
 	case "put-policy":
 		body = object{"maxLength": 12}
 	case "check-pin", "identify-pin", "set-pin":
@@ -233,6 +249,10 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 		body = wish()
 	case "try-trigger-rule":
 		body = object{"rule": wish(), "event": printJob("job", id)}
+	case "put-sign-in-provider":
+		body = signInProvider
+	case "get-sign-in-provider", "delete-sign-in-provider":
+		f.call("PUT", "/v1/sign-in-provider", f.key, signInProvider).want(200)
 	case "create-webhook", "put-webhook":
 		body = f.hook()
 	case "rotate-webhook-secret":
@@ -258,6 +278,12 @@ func (f *fixture) request(op described, id string) (path string, body any) {
 	make("{key}", func() string {
 		return f.call("POST", "/v1/keys", f.key, object{"name": "spare", "role": "kiosk"}).want(201).text("id")
 	})
+	make("{session}", func() string {
+		person := f.person(f.key)
+		path = strings.ReplaceAll(path, "{person}", person)
+		return f.session("acme", person)
+	})
+	make("{person}", func() string { return f.person(f.key) })
 	make("{bridge}", func() string { id, _ := f.invite(f.key); return id })
 	make("{messaging}", func() string { return f.outboxConfiguration(f.key) })
 	make("{template}", func() string {
@@ -401,9 +427,11 @@ func TestWalls(t *testing.T) {
 	webhook, _ := f.webhook(theirs)
 	deliveryID := f.delivery("other", theirs)
 	rule := f.rule(theirs, wish())
+	person := f.person(theirs)
+	session := f.session("other", person)
 	f.call("POST", "/v1/events", theirs, printJob("their-job", user)).want(200)
 	before := func() (all string) {
-		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/user-imports/" + userImportID, "/v1/sanity-check/runs/" + run, "/v1/webhooks", "/v1/deliveries", "/v1/bulk-pins/" + bulk, "/v1/trigger-rules", "/v1/trigger-rules/" + rule + "/history", "/v1/events"} {
+		for _, path := range []string{"/v1/offline-answers/" + answerID, "/v1/users", "/v1/users/" + user + "/pin", "/v1/keys", "/v1/people", "/v1/people/" + person + "/sessions", "/v1/bridges", "/v1/messaging", "/v1/mail-templates", "/v1/card-templates", "/v1/credentials", "/v1/unblocks", "/v1/imports/" + importID, "/v1/user-imports/" + userImportID, "/v1/sanity-check/runs/" + run, "/v1/webhooks", "/v1/deliveries", "/v1/bulk-pins/" + bulk, "/v1/trigger-rules", "/v1/trigger-rules/" + rule + "/history", "/v1/events"} {
 			all += string(f.call("GET", path, theirs, nil).want(200).body)
 		}
 		return all
@@ -411,8 +439,8 @@ func TestWalls(t *testing.T) {
 	was := before()
 
 	const unknown = "01J8ZC9Q6Y0V4T5W3X2R1N0M9K"
-	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{bulk}", bulk, "{part}", "1", "{answer}", answerID, "{unblock}", unblock, "{webhook}", webhook, "{delivery}", deliveryID, "{rule}", rule)
-	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{bulk}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown, "{rule}", unknown)
+	things := strings.NewReplacer("{bridge}", bridge, "{id}", user, "{key}", key, "{person}", person, "{session}", session, "{messaging}", messaging, "{template}", template, "{cardTemplate}", cardTemplate, "{credential}", card, "{import}", importID, "{run}", run, "{bulk}", bulk, "{part}", "1", "{answer}", answerID, "{unblock}", unblock, "{webhook}", webhook, "{delivery}", deliveryID, "{rule}", rule)
+	nothing := strings.NewReplacer("{bridge}", "00000000", "{id}", unknown, "{key}", unknown, "{person}", unknown, "{session}", unknown, "{messaging}", unknown, "{template}", unknown, "{cardTemplate}", unknown, "{credential}", "piv-00", "{import}", unknown, "{run}", unknown, "{bulk}", unknown, "{part}", "1", "{answer}", unknown, "{unblock}", unknown, "{rule}", unknown)
 	asked := 0
 	for _, op := range f.operations() {
 		if !strings.Contains(op.path, "{") || strings.Contains(op.path, "{tenant}") {

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -70,6 +69,3 @@ func (a *API) auditOperations(api huma.API) {
 		return page(records, next, auditOut), nil
 	})
 }
-
-// subjectOf names what an audit record is about.
-func subjectOf(kind, id string) string { return fmt.Sprintf("%s/%s", kind, id) }

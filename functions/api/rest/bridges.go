@@ -3,7 +3,6 @@ package rest
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -185,7 +184,7 @@ func (a *API) bridgeOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return secretAnswer(invitedBody{a.bridgeOut(ctx, c.Core.Tenant.ID, b), code.Reveal(), enrolCommand(code.Reveal(), in.url)}), nil
+		return secretAnswer(invitedBody{a.bridgeOut(ctx, c.Core.Tenant.ID, b), code.Reveal(), relay.EnrolCommand(code, in.url)}), nil
 	})
 
 	register(a, api, operation{
@@ -213,7 +212,7 @@ func (a *API) bridgeOperations(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return secretAnswer(invitedBody{a.bridgeOut(ctx, c.Core.Tenant.ID, b), code.Reveal(), enrolCommand(code.Reveal(), in.url)}), nil
+		return secretAnswer(invitedBody{a.bridgeOut(ctx, c.Core.Tenant.ID, b), code.Reveal(), relay.EnrolCommand(code, in.url)}), nil
 	})
 
 	register(a, api, operation{
@@ -264,28 +263,9 @@ func (a *API) bridgeOperations(api huma.API) {
 	})
 }
 
-func enrolCommand(code, url string) string { return "bridge enroll " + code + " " + url }
-
-// hangUp tells connections that their bridge is one no more, and closes them. One that cannot
-// be reached is only logged: the table does not know it any more, so nothing that comes from
-// it is heard.
+// hangUp tells connections that their bridge is one no more, and closes them. The table does
+// not know them any more, so nothing that comes from them is heard.
 func (a *API) hangUp(ctx context.Context, connections []string, reason string) {
-	ctx = context.WithoutCancel(ctx) // the change is made, whether or not the caller waits
-	within := func(call func(context.Context) error) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		return call(ctx)
-	}
 	goodbye, _ := relay.Encode(relay.Message{Goodbye: &relay.Goodbye{Code: relay.Revoked, Reason: reason}}) // is valid
-	for _, connection := range connections {
-		err := within(func(ctx context.Context) error { return a.Connections.Post(ctx, connection, goodbye) })
-		if errors.Is(err, gateway.ErrGone) {
-			continue
-		}
-		err = errors.Join(err, within(func(ctx context.Context) error { return a.Connections.Close(ctx, connection) }))
-		if err != nil {
-			a.Log.WarnContext(ctx, "a bridge's connection could not be ended properly",
-				"requestId", audit.RequestID(ctx), "connection", connection, "cause", err.Error())
-		}
-	}
+	gateway.HangUp(ctx, a.Connections, a.Log.With("requestId", audit.RequestID(ctx)), goodbye, connections...)
 }

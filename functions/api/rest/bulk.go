@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/http"
@@ -99,14 +100,8 @@ func (a *API) bulkOperations(api huma.API) {
 	}, func(ctx context.Context, in *struct{ Body BulkFields }) (*Body[bulkBody], error) {
 		c := caller(ctx)
 		spec := user.BulkSpec{Group: in.Body.Group, OlderThanHours: in.Body.OlderThanHours, Issue: in.Body.issue()}
-		rate := 0.0
-		messaging := spec.Issue.Messaging
-		if messaging == "" {
-			messaging = c.Core.Tenant.Settings.ExpiryMail.Messaging
-		}
-		if conf, err := a.store(c).Configuration(ctx, messaging); err == nil {
-			rate = a.Senders.BulkRate(ctx, conf)
-		} else if messaging != "" && !isNotFound(err) {
+		rate, err := a.store(c).BulkRate(ctx, a.Senders, cmp.Or(spec.Issue.Messaging, c.Core.Tenant.Settings.ExpiryMail.Messaging))
+		if err != nil {
 			return nil, err
 		}
 		b, err := a.Users.PlanBulk(ctx, c.Core, c.Actor, spec, rate)

@@ -10,7 +10,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/pinward/pinward/shared/audit"
-	"github.com/pinward/pinward/shared/card"
 	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/secret"
@@ -107,18 +106,9 @@ func (a *API) pinExpiryOut(c credential.Credential) *pinExpiryBody {
 }
 
 func pukOut(c credential.Credential) pukBody {
-	custody := c.Custody
-	if custody.Current == 0 {
-		return pukBody{State: "none"}
-	}
-	b := pukBody{State: "settled", TriesLeft: &custody.Tries, Former: len(c.Former)}
-	switch {
-	case custody.Stage == card.Refused:
-		b.State = "refused"
-	case custody.Stage == card.Settled && custody.Claimed:
-		b.State = "claimed"
-	case custody.InDoubt():
-		b.State = "inDoubt"
+	b := pukBody{State: string(c.PUKState())}
+	if c.Custody.Current != 0 {
+		b.TriesLeft, b.Former = &c.Custody.Tries, len(c.Former)
 	}
 	return b
 }

@@ -91,6 +91,10 @@ func (w *witness) walk(name string, v any) {
 		switch name {
 		case "pin", "password", "puk", "adminKey", "masterKey", "secret":
 			w.secret(name, v)
+		case "link":
+			if _, token, ok := strings.Cut(v, "?t="); ok {
+				w.secret(name, token)
+			}
 		case "apiKey", "token":
 			if strings.HasPrefix(v, "pw") { // audit records have a token's id
 				w.secret(name, v)
@@ -171,7 +175,10 @@ func (b *brittle) Write(ctx context.Context, ops ...table.Op) error {
 	return b.Table.Write(ctx, ops...)
 }
 
-const relayURL = "wss://relay.example.org"
+const (
+	relayURL   = "wss://relay.example.org"
+	consoleURL = "https://pages.example.org"
+)
 
 // sockets are connections to bridges: they keep what was done to them.
 type sockets struct {
@@ -246,7 +253,7 @@ func newFixture(t testing.TB, change ...func(*wiring.Parts)) *fixture {
 	parts := wiring.Parts{
 		Table: f.table, Root: root, Senders: mail.Senders{Outbox: f.outbox, Now: f.clock.Now}, Now: f.clock.Now,
 		Log: slog.New(slog.NewJSONHandler(&canary.log, nil)), PlatformKeyHash: hash, Rate: rest.Rate{PerSecond: 1e6, Burst: 1e6},
-		Connections: f.sockets, RelayURL: relayURL,
+		Connections: f.sockets, RelayURL: relayURL, ConsoleURL: consoleURL,
 	}
 	f.receiver = newReceiver(t)
 	parts.WebhooksTo = wiring.WebhooksTo{Anywhere: true, RootCAs: f.receiver.roots}

@@ -167,6 +167,8 @@ func TestTemplateKinds(t *testing.T) {
 		{"offline-answer", "offline-answer", "Offline unblock code", true, []string{"username", "customer-name", "card", "time", "by"}},
 		{"notice", "notice", "Notice", true, []string{"username", "customer-name", "event", "time", "message"}},
 		{"pin-issued", "pin-issued", "New PIN", true, []string{"pin", "username", "customer-name", "validity", "use"}},
+		{"sign-in", "sign-in", "Sign-in", true, []string{"link", "code", "minutes", "name", "customer-name"}},
+		{"confirm-code", "confirm-code", "Confirmation code", true, []string{"code", "minutes", "name", "customer-name"}},
 		{"digest", "digest", "Digest for administrators", true, []string{"customer-name", "since", "expiring-count", "expiring", "expired-count", "expired", "undeliverable-count", "undeliverable", "given-up-count", "given-up"}},
 	}
 	if diff := cmp.Diff(want, list.Items); diff != "" {

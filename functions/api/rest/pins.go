@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -194,21 +193,11 @@ func (a *API) pinOperations(api huma.API) {
 		if in.Body != nil {
 			is = in.Body.issue()
 		}
-		u, err := a.Users.IssuePIN(ctx, c.Core, c.Actor, in.ID, is)
+		u, late, err := a.Users.IssueAndSend(ctx, c.Core, a.Senders, c.Actor, in.ID, is)
 		if err != nil {
 			return nil, err
 		}
-		switch sent := a.Users.SendIssued(ctx, c.Core, a.Senders, u)[0]; {
-		case sent.Err != nil: // it is pending, and the sweep goes on with it
-			observed(ctx).cause = sent.Err
-		case sent.Stage == user.Dropped:
-			return nil, &user.Refusal{Code: "refused", Reason: fmt.Sprintf("the mail system does not take a mail for this user (%s); the PIN is as it was", sent.Reason)}
-		case sent.Stage != user.Overtaken:
-			return answer(pinOut(sent.User, a.Now())), nil
-		}
-		if u, err = a.Users.Get(ctx, c.Core.Tenant.ID, in.ID); err != nil {
-			return nil, err
-		}
+		observed(ctx).cause = late // it is pending
 		return answer(pinOut(u, a.Now())), nil
 	})
 

@@ -25,8 +25,10 @@ import (
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/credential"
 	"github.com/pinward/pinward/shared/delivery"
+	"github.com/pinward/pinward/shared/federation"
 	"github.com/pinward/pinward/shared/gateway"
 	"github.com/pinward/pinward/shared/mail"
+	"github.com/pinward/pinward/shared/person"
 	"github.com/pinward/pinward/shared/rule"
 	"github.com/pinward/pinward/shared/table"
 	"github.com/pinward/pinward/shared/tenant"
@@ -39,15 +41,17 @@ const Version = "1.0.0"
 
 // API is what the operations work on. All fields must be set.
 type API struct {
-	Table   table.Table
-	Tenants *tenant.Tenants
-	Users   *user.Users
-	Senders mail.Senders // for test mails
-	Audit   audit.Log
-	Now     func() time.Time
-	Rand    io.Reader
-	Log     *slog.Logger
-	Rate    Rate // requests a key may make in this process
+	Table      table.Table
+	Tenants    *tenant.Tenants
+	Users      *user.Users
+	People     *person.People
+	Federation *federation.Federation
+	Senders    mail.Senders // for test mails
+	Audit      audit.Log
+	Now        func() time.Time
+	Rand       io.Reader
+	Log        *slog.Logger
+	Rate       Rate // requests a key may make in this process
 
 	Credentials *credential.Credentials
 	Unblocks    *unblock.Unblocks
@@ -103,6 +107,8 @@ func (a *API) Describe(api huma.API) {
 	a.settingsOperations(api)
 	a.policyOperations(api)
 	a.keyOperations(api)
+	a.personOperations(api)
+	a.providerOperations(api)
 	a.userOperations(api)
 	a.pinOperations(api)
 	a.bulkOperations(api)

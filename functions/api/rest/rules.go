@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/pinward/pinward/shared/audit"
 	"github.com/pinward/pinward/shared/event"
-	"github.com/pinward/pinward/shared/mail"
 	"github.com/pinward/pinward/shared/pin"
 	"github.com/pinward/pinward/shared/problem"
 	"github.com/pinward/pinward/shared/rule"
@@ -121,7 +119,7 @@ func ruleOut(r rule.Rule) ruleBody {
 	}
 	if !c.Window.IsZero() {
 		b.Conditions.Window = &RuleWindow{From: c.Window.From, To: c.Window.To}
-		b.Conditions.Window.Days = weekdayNames(c.Window.Days)
+		b.Conditions.Window.Days = tenant.WeekdayNames(c.Window.Days)
 	}
 	for _, x := range r.Actions {
 		b.Actions = append(b.Actions, ActionFields{string(x.Kind), x.Length, string(x.Alphabet), x.ValidHours, string(x.OneTime), x.Attribute, x.Messaging, x.Template, x.Message, x.Endpoint})
@@ -130,62 +128,6 @@ func ruleOut(r rule.Rule) ruleBody {
 		b.Warnings = append(b.Warnings, Detail{v.Code, "body." + v.Field, v.Reason})
 	}
 	return b
-}
-
-// ruleChecks returns the conditions under which a rule may name what it names: that it is
-// there, and of the right kind.
-func (a *API) ruleChecks(ctx context.Context, t table.TenantID, r rule.Rule) ([]table.Op, error) {
-	var vs problem.Violations
-	checks := map[table.Key]table.Op{}
-	store := mail.Store{Table: a.Table, Tenant: t}
-	for i, x := range r.Actions {
-		field := func(name string) string { return fmt.Sprintf("actions[%d].%s", i, name) }
-		if x.Messaging != "" {
-			conf, err := store.Configuration(ctx, x.Messaging)
-			if isNotFound(err) {
-				vs.Add("unknown", field("messaging"), "is not the id of a messaging configuration")
-			} else if err != nil {
-				return nil, err
-			} else {
-				key := table.MessagingKey(t, conf.ID)
-				checks[key] = table.Check(key, table.IfVersion(conf.Version))
-			}
-		}
-		if x.Template != "" {
-			want := x.TemplateKind()
-			tmpl, err := store.Template(ctx, x.Template, "")
-			switch {
-			case isNotFound(err):
-				vs.Add("unknown", field("template"), "is not the id of a mail template")
-			case err != nil:
-				return nil, err
-			case tmpl.Kind != want:
-				vs.Add("kind", field("template"), "is a mail template of kind %s; %s needs one of kind %s", tmpl.Kind, x.Kind, want)
-			case tmpl.Version != 0:
-				key := table.TemplateKey(t, tmpl.ID)
-				checks[key] = table.Check(key, table.IfVersion(tmpl.Version))
-			}
-		}
-		if x.Endpoint != "" {
-			e, err := a.Deliveries.Endpoint(ctx, t, x.Endpoint)
-			if isNotFound(err) {
-				vs.Add("unknown", field("endpoint"), "is not the id of a webhook")
-			} else if err != nil {
-				return nil, err
-			} else {
-				key := table.EndpointKey(t, e.ID)
-				checks[key] = table.Check(key, table.IfVersion(e.Version))
-			}
-		}
-	}
-	if err := vs.Err(); err != nil {
-		return nil, err
-	}
-	var ops []table.Op
-	for _, op := range checks {
-		ops = append(ops, op)
-	}
-	return ops, nil
 }
 
 // RulePath names a trigger rule in a path.
@@ -222,7 +164,7 @@ func (a *API) ruleOperations(api huma.API) {
 		if err := r.Validate(); err != nil {
 			return nil, err
 		}
-		checks, err := a.ruleChecks(ctx, c.Core.Tenant.ID, r)
+		checks, err := a.Engine.Checks(ctx, c.Core.Tenant.ID, r)
 		if err != nil {
 			return nil, err
 		}
@@ -265,7 +207,7 @@ func (a *API) ruleOperations(api huma.API) {
 		if err := r.Validate(); err != nil {
 			return nil, err
 		}
-		checks, err := a.ruleChecks(ctx, c.Core.Tenant.ID, r)
+		checks, err := a.Engine.Checks(ctx, c.Core.Tenant.ID, r)
 		if err != nil {
 			return nil, err
 		}

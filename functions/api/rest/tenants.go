@@ -3,7 +3,6 @@ package rest
 import (
 	"context"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -149,56 +148,12 @@ type quietHoursBody struct {
 	DaysOff []string `json:"daysOff,omitempty" example:"[\"saturday\",\"sunday\"]" doc:"Days without any; at most six."`
 }
 
-// quietHours reads what the schema has let in, and says what that cannot rule out.
-func (b quietHoursBody) quietHours(vs *problem.Violations) (q tenant.QuietHours) {
-	if (b.From == "") != (b.To == "") {
-		vs.Add("inconsistent", "quietHours", "need from and to, or neither")
-	} else if b.From != "" && b.From == b.To {
-		vs.Add("inconsistent", "quietHours.to", "must not be as from; a day without reminders is one of daysOff")
-	}
-	q.From, q.To = clock(b.From), clock(b.To)
-	q.DaysOff = weekdays(vs, "quietHours.daysOff", b.DaysOff)
-	return q
-}
-
 func quietHoursOut(q tenant.QuietHours) (b quietHoursBody) {
 	if q.From != q.To {
 		b.From, b.To = tenant.ClockTime(q.From), tenant.ClockTime(q.To)
 	}
-	b.DaysOff = weekdayNames(q.DaysOff)
+	b.DaysOff = tenant.WeekdayNames(q.DaysOff)
 	return b
-}
-
-// clock is a time of day since midnight; 0 for what is none.
-func clock(s string) time.Duration {
-	at, err := time.Parse("15:04", s)
-	if err != nil {
-		return 0
-	}
-	return time.Duration(at.Hour())*time.Hour + time.Duration(at.Minute())*time.Minute
-}
-
-// weekdays reads names of days, in lower case.
-func weekdays(vs *problem.Violations, field string, names []string) (days []time.Weekday) {
-	for _, name := range names {
-		day := time.Sunday
-		for day <= time.Saturday && strings.ToLower(day.String()) != name {
-			day++
-		}
-		if day > time.Saturday {
-			vs.Add("unknown", field, "must be of monday, tuesday, wednesday, thursday, friday, saturday and sunday")
-			return nil
-		}
-		days = append(days, day)
-	}
-	return days
-}
-
-func weekdayNames(days []time.Weekday) (names []string) {
-	for _, d := range days {
-		names = append(names, strings.ToLower(d.String()))
-	}
-	return names
 }
 
 type afterImportBody struct {
@@ -229,7 +184,7 @@ type expiryMailBody struct {
 
 func settingsOut(s tenant.Settings) settingsBody {
 	return settingsBody{s.DisplayName, s.TimeZone, s.Language, s.PINOnlyLogin, expiryMailBody(s.ExpiryMail), s.GeneratedPINsPerDay, quietHoursOut(s.Quiet),
-		digestBody{s.Digest.Recipients, s.Digest.Hour, weekdayNames(s.Digest.Days)}, s.SupportFunctions, afterImportOut(s.AfterImport), s.CreateUsers}
+		digestBody{s.Digest.Recipients, s.Digest.Hour, tenant.WeekdayNames(s.Digest.Days)}, s.SupportFunctions, afterImportOut(s.AfterImport), s.CreateUsers}
 }
 
 func (a *API) settingsOperations(api huma.API) {
@@ -262,17 +217,25 @@ func (a *API) settingsOperations(api huma.API) {
 			return nil, err
 		}
 		var vs problem.Violations
+		quiet, err := tenant.ReadQuietHours(in.Body.QuietHours.From, in.Body.QuietHours.To, in.Body.QuietHours.DaysOff)
+		if err := vs.Merge(err); err != nil {
+			return nil, err
+		}
+		days, err := tenant.ReadWeekdays("digest.days", in.Body.Digest.Days)
+		if err := vs.Merge(err); err != nil {
+			return nil, err
+		}
 		s := tenant.Settings{
 			DisplayName: in.Body.DisplayName, TimeZone: in.Body.TimeZone, Language: in.Body.Language,
 			PINOnlyLogin: in.Body.PINOnlyLogin, ExpiryMail: tenant.ExpiryMailRefs(in.Body.ExpiryMail), GeneratedPINsPerDay: in.Body.GeneratedPINsPerDay,
-			Quiet:            in.Body.QuietHours.quietHours(&vs),
-			Digest:           tenant.DigestSettings{Recipients: in.Body.Digest.Recipients, Hour: in.Body.Digest.Hour, Days: weekdays(&vs, "digest.days", in.Body.Digest.Days)},
+			Quiet:            quiet,
+			Digest:           tenant.DigestSettings{Recipients: in.Body.Digest.Recipients, Hour: in.Body.Digest.Hour, Days: days},
 			SupportFunctions: in.Body.SupportFunctions, AfterImport: in.Body.SanityCheckAfterImport.check(), CreateUsers: in.Body.CreateUsersFromEvents,
 		}
 		if err := vs.Merge(s.Validate()); err != nil {
 			return nil, err
 		}
-		checks, err := a.expiryMailChecks(ctx, c.Core.Tenant.ID, s.ExpiryMail, &vs)
+		checks, err := a.mails().ExpiryMailChecks(ctx, c.Core, s.ExpiryMail, &vs)
 		if err != nil {
 			return nil, err
 		}

@@ -77,6 +77,7 @@ var names = map[string][]string{
 	"shared/intake/intake.go":       {"State"},
 	"shared/pin/policy.go":          {"Alphabet", "Class"},
 	"shared/tenant/role.go":         {"Role"},
+	"shared/person/limit.go":        {"which"},
 	"shared/rule/rule.go":           {"Kind"},
 	"shared/user/bulk.go":           {"BulkState"},
 	"shared/user/undeliverable.go":  {"MailProblemKind"},
@@ -467,7 +468,7 @@ func TestError(t *testing.T) {
 
 func TestField(t *testing.T) {
 	for path, want := range map[string]string{
-		"displayName": "Anzeigename", "settings.quietHours.from": "Von", "quietHours.from": "Ruhezeit von", "policy.minLength": "Mindestlänge",
+		"displayName": "Anzeigename", "settings.quietHours.from": "Von", "quietHours.from": "Ruhezeit von", "policy.minLength": "Kürzeste PIN, in Zeichen",
 		"actions[0]": "Aktionen", "channels.0": "Wege zum Entsperren", "reminders.1.daysBefore": "Tage vorher",
 	} {
 		if got, ok := words.In("de").Field(path); got != want || !ok {

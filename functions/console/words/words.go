@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -197,4 +198,23 @@ func Family(prefix string, values ...any) string {
 		parts[i] = fmt.Sprint(v)
 	}
 	return prefix + strings.Join(parts, ".")
+}
+
+// Members returns the members of a family, without its prefix, in order.
+func Members(prefix string) []string {
+	var members []string
+	for key := range catalogue {
+		if m, ok := strings.CutPrefix(key, prefix); ok {
+			members = append(members, m)
+		}
+	}
+	slices.Sort(members)
+	return members
+}
+
+// Of says the text of a member of a family, for templates: {{tf "state." .State}}. The test
+// reads its prefix there.
+func (w Words) Of(prefix string, value any) string {
+	key := prefix + fmt.Sprint(value)
+	return w.Say(key)
 }

@@ -37,6 +37,7 @@ type Line struct {
 	Unblocks    *unblock.Unblocks
 	Connections gateway.Connections
 	RelayURL    string // that bridges' tokens must be for
+	ConsoleURL  string // where the web pages are, "https://host"
 	Now         func() time.Time
 	Rand        io.Reader
 	Log         *slog.Logger
@@ -128,6 +129,8 @@ func (l *Line) Message(ctx context.Context, connection string, data []byte) erro
 		return c.result(ctx, *m.Result)
 	case m.Offline != nil:
 		return c.offline(ctx, *m.Offline)
+	case m.Open != nil:
+		return c.open(ctx, *m.Open)
 	}
 	return c.person(ctx, m)
 }
@@ -387,6 +390,21 @@ func (c call) person(ctx context.Context, m relay.Message) error {
 		}
 	}
 	return c.refuse(ctx, ref, err)
+}
+
+// windowPath is the page that a bridge's window begins at.
+const windowPath = "/console/kiosk/open"
+
+// open answers with the link to a page for who is at the bridge.
+func (c call) open(ctx context.Context, o relay.Open) error {
+	b, window, token, err := c.Tenants.OfferWindow(ctx, c.core, c.bridge, o.Kiosk)
+	if err != nil {
+		return c.refuse(ctx, o.Ref, err)
+	}
+	return c.post(ctx, c.connection, relay.Message{Opened: &relay.Opened{
+		Ref: o.Ref, URL: c.ConsoleURL + windowPath, Token: relay.Code{Text: token}, Until: window.Until, OpenSeconds: int(tenant.WindowLife / time.Second),
+		Served: b.Sessions[relay.Service].Online(c.Now()),
+	}})
 }
 
 // own lets a bridge act on its own operations only.

@@ -46,7 +46,7 @@ func TestHandleDeliveries(t *testing.T) {
 			t.Errorf("%s: %+v, %v", step.event, got.Deliveries, err)
 		}
 		if calls := counting.Take(); step.event == "{}" {
-			want := tabletest.Calls{Queries: 2*table.DueShards + table.UnblockDueShards + table.OfflineDueShards + 2*table.JobDueShards + table.DeliveryDueShards + table.EventDueShards + table.DigestDueShards}
+			want := tabletest.Calls{Gets: 1, Writes: 1, Ops: 1, Queries: 2*table.DueShards + table.UnblockDueShards + table.OfflineDueShards + 2*table.JobDueShards + table.DeliveryDueShards + table.EventDueShards + table.DigestDueShards}
 			t.Logf("nothing due: %+v", calls)
 			if calls != want {
 				t.Errorf("nothing due: %+v, want %+v", calls, want)

@@ -202,7 +202,13 @@ func (s *Sweep) Handle(ctx context.Context, raw json.RawMessage) (Report, error)
 	report.SanityRuns, report.Digests, report.Deliveries, report.Events, report.Bulks = runs, digests, deliveries, events, bulks
 	report.Errors += unblocks.Errors + cards.Errors + runs.Errors + digests.Errors + deliveries.Errors + events.Errors + bulks.Errors
 	report.Unfinished = report.Unfinished || cards.Unfinished || deliveries.Unfinished || events.Unfinished
-	if report.Errors > 0 || report.Unfinished {
+	left := report.Errors > 0 || report.Unfinished
+	if len(event.Shards) == 0 || slices.Contains(event.Shards, 0) { // pages tell by it that the sweep is alive
+		if err := s.Tenants.Swept(ctx, left); err != nil {
+			s.Log.ErrorContext(ctx, "sweep cannot note that it was", "cause", err)
+		}
+	}
+	if left {
 		return report, fmt.Errorf("left for the next sweep: %d items that could not be handled, and more that there was no time for: %t", report.Errors, report.Unfinished)
 	}
 	return report, nil

@@ -54,9 +54,14 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
-// Need skips the test, or fails it in CI, if no Chromium is installed.
+// Need skips the test, or fails it in CI, if no Chromium is installed. With the race detector
+// it skips: what the browser does is another process's, `make test` runs the same test, and
+// what the pages do at the same time is tested without it.
 func Need(tb testing.TB) {
 	tb.Helper()
+	if testserver.Raced {
+		tb.Skip("left to the run without the race detector")
+	}
 	_, err := executable()
 	testserver.Need(tb, err)
 }

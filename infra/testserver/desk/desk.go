@@ -46,6 +46,8 @@ import (
 const (
 	Acme     = table.TenantID("acme")
 	RelayURL = "wss://relay.example.org"
+	Console  = "https://pinward.example.org"
+	API      = "https://api.pinward.example.org"
 	Address  = "ada@acme.example"
 	FirstPUK = "47110815"
 	AdminKey = "8f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a6978"
@@ -96,7 +98,7 @@ func New(tb testing.TB) *Desk {
 	d.System = wiring.New(wiring.Parts{
 		Table: d.Wire, Root: root, Senders: mail.Senders{SES: mail.NewSES(d.Mails), Now: d.Clock.Now}, Now: d.Clock.Now,
 		Log: slog.New(slog.NewJSONHandler(d.Log, &slog.HandlerOptions{Level: slog.LevelDebug})), PlatformKeyHash: hash,
-		Rate: rest.Rate{PerSecond: 1e6, Burst: 1e6}, Connections: (*connections)(d), RelayURL: RelayURL,
+		Rate: rest.Rate{PerSecond: 1e6, Burst: 1e6}, Connections: (*connections)(d), RelayURL: RelayURL, ConsoleURL: Console, APIURL: API,
 	})
 	d.Line = d.Relay()
 	d.tenant()

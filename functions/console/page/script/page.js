@@ -10,6 +10,11 @@
 //
 // copies the text of what it names, and says so in the element after the button. Where the
 // browser does not let it, the text is selected and data-uncopied said.
+//
+//   <div data-forget>...</div>
+//
+// is emptied when the page is left, so that the back button does not bring back what was
+// shown once; what is over empties it too, if the countdown is in it.
 const ends = new WeakMap();
 
 function countDown() {
@@ -25,6 +30,7 @@ function countDown() {
     if (left === 0 && !end.over) {
       end.over = true;
       time.dispatchEvent(new Event("over", { bubbles: true }));
+      time.closest("[data-forget]")?.replaceChildren();
     }
   }
 }
@@ -47,6 +53,9 @@ if (!document.living) {
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy]");
     if (button) copy(button);
+  });
+  addEventListener("pagehide", () => {
+    for (const shown of document.querySelectorAll("[data-forget]")) shown.replaceChildren();
   });
   countDown();
   setInterval(countDown, 1000);
