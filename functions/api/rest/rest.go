@@ -285,14 +285,14 @@ func (a *API) observe(next http.Handler) http.Handler {
 		ctx := context.WithValue(audit.WithRequestID(r.Context(), id), observationKey{}, seen)
 		w.Header().Set("X-Request-Id", id)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		status := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		status := &gateway.StatusWriter{ResponseWriter: w, Status: http.StatusOK}
 		r = r.WithContext(ctx)
 		next.ServeHTTP(status, r)
 
 		level := slog.LevelInfo
 		attrs := []slog.Attr{
 			slog.String("requestId", id), slog.String("method", r.Method), slog.String("route", seen.route),
-			slog.Int("status", status.status), slog.Duration("took", a.Now().Sub(seen.began)),
+			slog.Int("status", status.Status), slog.Duration("took", a.Now().Sub(seen.began)),
 			slog.String("tenant", string(seen.tenant)), slog.String("role", string(seen.role)), slog.String("key", seen.key),
 		}
 		if len(seen.refused) > 0 {
@@ -324,14 +324,4 @@ func observed(ctx context.Context) *observation {
 		return o
 	}
 	return &observation{}
-}
-
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
 }

@@ -157,12 +157,12 @@ func (c *Console) observe(next http.Handler) http.Handler {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Request-Id", id)
-		status := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		status := &gateway.StatusWriter{ResponseWriter: w, Status: http.StatusOK}
 		next.ServeHTTP(status, r.WithContext(context.WithValue(audit.WithRequestID(r.Context(), id), observationKey{}, seen)))
 
 		level := slog.LevelInfo
 		attrs := []slog.Attr{
-			slog.String("requestId", id), slog.String("method", r.Method), slog.String("page", seen.route), slog.Int("status", status.status),
+			slog.String("requestId", id), slog.String("method", r.Method), slog.String("page", seen.route), slog.Int("status", status.Status),
 			slog.Duration("took", c.Now().Sub(began)), slog.String("tenant", string(seen.tenant)), slog.String("person", seen.person),
 		}
 		if seen.cause != nil {
@@ -189,19 +189,6 @@ func observed(ctx context.Context) *observation {
 	}
 	return &observation{}
 }
-
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap lets http.ResponseController reach the writer beneath.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // serve returns the handler of a route.
 func (c *Console) serve(rt route) http.Handler {

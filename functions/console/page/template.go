@@ -253,9 +253,6 @@ func (f *Frame) URI() string { return f.v.r.URL.RequestURI() }
 // Path is the path of the page.
 func (f *Frame) Path() string { return f.v.r.URL.Path }
 
-// Query is a parameter of the page's.
-func (f *Frame) Query(name string) string { return f.v.r.URL.Query().Get(name) }
-
 // Link is an entry of the navigation.
 type Link struct {
 	Path, Key string
